@@ -150,7 +150,7 @@ def _store_manifest(folder: Path, files: dict[str, dict]) -> None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether every file the manifest lists is there and is the one it lists (the module's text says what is compared)."""
+    """Whether every file the manifest lists is there and unchanged (the module's text says what is compared)."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT or not manifest["files"]:

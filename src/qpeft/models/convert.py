@@ -7,6 +7,7 @@ would round every weight a second time. transformers does the reading, so that e
 import contextlib
 import errno
 import io
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,7 @@ def convert_gguf(path: Path, target: Path) -> None:
     with _quiet():
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
+    _drop_invented_tokens(target / "tokenizer.json", model.get_input_embeddings().num_embeddings)
 
 
 def _read(path: Path) -> tuple[Any, set[str], Any]:
@@ -103,6 +105,18 @@ def _split_digits(tokenizer: Any, path: Path) -> None:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
+
+
+def _drop_invented_tokens(path: Path, n_embeddings: int) -> None:
+    """Remove tokens the file does not have: transformers adds `<|endoftext|>` to every byte-level vocabulary.
+
+    Its number would lie past the last row of the embedding, and a text that contains it would crash the model.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    kept = [token for token in content["added_tokens"] if token["id"] < n_embeddings]
+    if len(kept) < len(content["added_tokens"]):
+        content["added_tokens"] = kept
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 def _pre_tokenizer_name(path: Path) -> str | None:

@@ -1,7 +1,6 @@
 """The Hugging Face hub: what its local cache already holds, and a download that keeps no offline machine waiting."""
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -69,17 +68,17 @@ def download(name: str, progress: Progress | None = None) -> Path:
 def _ask(name: str) -> list[str]:
     """The names of the model's files, or why there are none."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
     from huggingface_hub.utils import validate_repo_id
 
     try:
         validate_repo_id(name)
     except HFValidationError as error:
         raise InputError(f"'{name}' is no folder, no GGUF file and no possible hub name; {suggest(name)}") from error
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        raise HubUnreachable("HF_HUB_OFFLINE is set")
     try:
         info = _within(ANSWER_SECONDS, lambda: HfApi().model_info(name, timeout=ANSWER_SECONDS))
+    except OfflineModeIsEnabled as error:
+        raise HubUnreachable("HF_HUB_OFFLINE is set") from error
     except Exception as error:  # as above: any network library's errors
         if _is_refusal(error):
             raise _refused(name, error) from error

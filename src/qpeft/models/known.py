@@ -90,7 +90,9 @@ def suggest(name: str) -> str:
     names = {
         key.casefold(): m.alias for m in KNOWN_MODELS for key in (m.alias, m.reference, m.reference.split("/")[1])
     }
-    near = difflib.get_close_matches(name.casefold(), names, n=1, cutoff=0.5)
+    wanted = name.casefold()
+    begins = [key for key in names if wanted and key.startswith(wanted)]
+    near = begins or difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
     if near:
         return f"did you mean '{names[near[0]]}'?"
     return f"names that work without the hub: {', '.join(m.alias for m in KNOWN_MODELS)}"

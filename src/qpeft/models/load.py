@@ -130,7 +130,7 @@ def _from_pretrained(
 
     auto: Any = AutoModelForCausalLM if task == "causal-lm" else AutoModelForSequenceClassification
     options: dict[str, Any] = {} if num_labels is None else {"num_labels": num_labels}
-    with _explained(resolved, "model"):
+    with _explained(resolved, "model"), _no_bars():
         model, loading = auto.from_pretrained(
             resolved.folder,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
@@ -156,7 +156,7 @@ def _check_complete(resolved: ResolvedModel, task: str, model: Any, missing: set
 
 
 def _set_pad_id(model: Any, resolved: ResolvedModel) -> None:
-    """Pad with what the tokenizer pads with: classification on a causal model reads the last token that is no padding."""
+    """Pad with what the tokenizer pads with: a classifier on a causal model reads the last token that is not."""
     config = model.config.get_text_config()
     if _has_tokenizer(resolved):
         config.pad_token_id = load_tokenizer(resolved).pad_token_id
@@ -171,6 +171,21 @@ def _set_pad_id(model: Any, resolved: ResolvedModel) -> None:
 def _has_tokenizer(resolved: ResolvedModel) -> bool:
     names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
     return any((resolved.folder / name).is_file() for name in names)
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """Switch off the progress bars of transformers, which would tear through ours."""
+    from transformers.utils import logging as transformers_logging
+
+    if not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
 
 
 @contextlib.contextmanager

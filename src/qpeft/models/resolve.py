@@ -1,7 +1,7 @@
 """From the name a user gives to a folder that transformers can load.
 
 In this order: a local folder; a GGUF file (converted once, then from the cache); the hub's cache; for a known model
-the cache of models converted earlier; the hub; for a known model, when the hub is out of reach, the package that has it.
+the cache of models converted earlier; the hub; for a known model, when the hub is out of reach, its package.
 """
 
 import logging
