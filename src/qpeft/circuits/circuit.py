@@ -301,7 +301,7 @@ class Circuit:
             values[kind] = [float(number) for number in given]
             if len(values[kind]) != count:
                 raise InputError(
-                    f"the circuit takes {count} {kind.__name__.lower()} values (got {len(values[kind])}); give {count}."
+                    f"the circuit takes {count} {kind.__name__.lower()} values (got {len(values[kind])})."
                 )
 
         def source(angle: Angle) -> Angle:

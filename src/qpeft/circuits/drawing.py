@@ -1,4 +1,4 @@
-"""Text drawings: one row per wire, controls as ``●``, SWAP ends as ``x``; gates that fit side by side share columns."""
+"""Text drawings: one row per wire, controls as ``●``, SWAP ends as ``x``; gates that fit share a column."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """OpenQASM 3: write a circuit, symbolic or with numbers in place, and read back what was written.
 
 The subset: one qubit register, one bit register, the gates of ``stdgates.inc`` that
-:data:`~qpeft.circuits.circuit.GATES` names, ``input float`` parameters ``x0, x1, ...`` (inputs) and ``w0, w1, ...`` (weights), measurements at the end.
-Observables stand in comments (``// observable: Z0 Z1``), because the language has no statement for them.
+:data:`~qpeft.circuits.circuit.GATES` names, ``input float`` parameters ``x0, x1, ...`` (inputs) and ``w0, w1, ...``
+(weights), measurements at the end. Observables stand in comments (``// observable: Z0 Z1``), because the language has
+no statement for them.
 """
 
 from __future__ import annotations
