@@ -2,6 +2,7 @@
 
 from qpeft.data.arithmetic import Problem, generate, generate_examples
 from qpeft.data.examples import Example, question_and_answer
+from qpeft.data.files import load, split_examples
 from qpeft.data.formatting import render
 from qpeft.data.masking import EncodingReport, encode, encode_dataset
 
@@ -13,6 +14,8 @@ __all__ = [
     "encode_dataset",
     "generate",
     "generate_examples",
+    "load",
     "question_and_answer",
     "render",
+    "split_examples",
 ]

@@ -201,3 +201,9 @@ def _rewritten(messages: Sequence[Message], index: int) -> InputError:
         f"the model's chat template rewrites turn {index + 1} ({messages[index]['role']}) of a conversation, so its "
         "answer cannot be found for the loss: use format='plain'."
     )
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase, format: Format = "auto") -> str:
+    """What closes an assistant turn in the rendered text (`"<|im_end|>"`); empty if nothing does."""
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    return render_with_spans(messages, tokenizer, format=format).turn_end
