@@ -19,3 +19,7 @@ class MissingDependencyError(QPeftError, ImportError):
 
 class TrainingError(QPeftError, RuntimeError):
     """Training had to stop (for example at a loss that is not a number); the message says which step and what is saved."""
+
+
+class Interrupted(QPeftError):
+    """The user stopped a run that can go on later; the message holds the command that resumes it."""

@@ -1,0 +1,125 @@
+"""All commands, gathered. Each command's module is imported when the command runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qpeft.cli.console import be_quiet
+from qpeft.version import __version__
+
+app = typer.Typer(
+    name="qpeft",
+    help="Quantum-enhanced parameter-efficient fine-tuning of language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as training.learning_rate=2e-4.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for runs, plots and report.")] = Path("runs/demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps and problems, same path (about 3 minutes).")] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Fine-tune a small real model with QTHA and with LoRA, and show side by side what each gained."""
+    from qpeft.cli import demo as command
+
+    _speak(quiet, json)
+    command.run(output, quick, overwrite, json)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML), or the folder of a run to go on with.")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    overwrite: Overwrite = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Fine-tune a model by a recipe."""
+    from qpeft.cli import train as command
+
+    _speak(quiet, json)
+    command.run(recipe, overrides or [], resume, overwrite, dry_run, json)
+
+
+@app.command(name="eval")
+def evaluate(
+    target: Annotated[str, typer.Argument(help="Run folder, adapter folder, or base model.")],
+    task: Annotated[str | None, typer.Option(help="arithmetic, gsm8k, mawps, perplexity, dialogue, classification.")] = None,
+    data: Annotated[str | None, typer.Option(help="Test set: JSON lines file or hub name.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most so many examples.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples generated at once.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
+    seed: Annotated[int, typer.Option(help="Of generated problems.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Where to write the JSON result with every answer.")] = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Measure a trained run, an adapter, or a base model."""
+    from qpeft.cli import evaluate as command
+
+    _speak(quiet, json)
+    command.run(target, task, data, limit, batch_size, max_new_tokens, seed, output, json)
+
+
+@app.command()
+def chat(
+    target: Annotated[str, typer.Argument(help="Run folder, adapter folder, or base model.")],
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+) -> None:
+    """Talk to a trained run."""
+    from qpeft.cli import chat as command
+
+    command.run(target, system, max_new_tokens, temperature, seed)
+
+
+@app.command()
+def export(
+    target: Annotated[str, typer.Argument(help="Run folder or adapter folder.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write.")],
+    format: Annotated[str, typer.Option(help="lora (a LoRA adapter) or merged (a whole model).")] = "lora",
+    quiet: Quiet = False,
+) -> None:
+    """Turn an adapter that is a fixed matrix into a plain LoRA, or merge it into its base, exactly."""
+    from qpeft.cli import export as command
+
+    _speak(quiet, False)
+    command.run(target, output, format)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Say what is installed, what works here, and what is missing."""
+    from qpeft.cli import doctor as command
+
+    command.run(json)
+
+
+def _speak(quiet: bool, json: bool) -> None:
+    if quiet or json:
+        be_quiet()

@@ -1,0 +1,82 @@
+"""How commands speak: progress and notes on the error stream, results on the output stream.
+
+`--quiet` leaves only results; `--json` makes the result one JSON document.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+
+#: notes and progress
+notes = Console(stderr=True, highlight=False)
+#: results
+results = Console(highlight=False)
+
+
+def report_error(sentence: str, word: str = "error") -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]{word}:[/] {escape(sentence)}")
+
+
+def be_quiet() -> None:
+    notes.quiet = True
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def calm_libraries() -> None:
+    """Keep the libraries' own progress bars and advice out of ours; warnings that concern the run remain."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import warnings
+
+    import transformers
+    from datasets.utils.logging import disable_progress_bar
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl|torch)\b.*")
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    disable_progress_bar()
+    logging.getLogger("qpeft").addHandler(_NotesHandler())
+    logging.getLogger("qpeft").setLevel(logging.INFO)
+
+
+class _NotesHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        colour = "yellow" if record.levelno >= logging.WARNING else "dim"
+        notes.print(f"[{colour}]{escape(record.getMessage())}[/]")
+
+
+class Steps:
+    """Shows what a long preparation is doing, one sentence at a time; call `close` before another live display."""
+
+    def __init__(self) -> None:
+        self._status: Status | None = None
+
+    def __call__(self, sentence: str) -> None:
+        if not notes.is_terminal:
+            notes.print(escape(sentence))
+        elif self._status is None:
+            self._status = notes.status(escape(sentence))
+            self._status.start()
+        else:
+            self._status.update(escape(sentence))
+
+    def close(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

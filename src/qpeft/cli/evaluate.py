@@ -1,0 +1,102 @@
+"""`qpeft eval`: measure a run, an adapter or a base model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from qpeft.cli.console import Steps, calm_libraries, notes, print_json, results
+from qpeft.cli.tables import evaluation_table
+from qpeft.errors import InputError
+
+
+def run(
+    target: str,
+    task: str | None,
+    data: str | None,
+    limit: int | None,
+    batch_size: int | None,
+    max_new_tokens: int | None,
+    seed: int,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    with Steps() as say:
+        say("starting")
+        from qpeft.evaluation import TASKS
+
+    if task is not None and task not in TASKS:
+        raise InputError(f"there is no task {task!r}: choose one of {', '.join(TASKS)}")
+    calm_libraries()
+    result = measure(target, task, data, limit, batch_size, max_new_tokens, seed)
+    if output is not None:
+        from qpeft.training.run_folder import write_json
+
+        write_json(output, {"target": target, "evaluation": result})
+        notes.print(f"every answer is in {output}")
+    shown = {key: value for key, value in result.items() if key != "records"}
+    if as_json:
+        print_json(shown)
+    else:
+        results.print(evaluation_table(target, shown))
+
+
+def measure(
+    target: str,
+    task: str | None = None,
+    data: str | None = None,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+    recipe_of: Path | None = None,
+) -> dict[str, Any]:
+    """Open the target, run the task, give metrics and records. What is not given comes from the run's recipe.
+
+    `recipe_of` names a recipe whose data and evaluation sections are used for a target that is no run.
+    """
+    from qpeft.cli.progress import counting
+    from qpeft.evaluation import Settings, run_task
+    from qpeft.training.datasets import held_out_examples
+    from qpeft.training.recipe import DataSection, EvaluationSection, load_recipe
+    from qpeft.training.target import open_target
+
+    recipe = load_recipe(recipe_of) if recipe_of else None
+    if recipe is None and (Path(target) / "recipe.yaml").is_file():
+        recipe = load_recipe(Path(target) / "recipe.yaml")
+    section = recipe.evaluation if recipe else EvaluationSection()
+    source = recipe.data if recipe else DataSection()
+    task = task or section.task
+    if task is None:
+        raise InputError("say what to measure: --task arithmetic, gsm8k, mawps, perplexity, dialogue or classification")
+    if data is not None:
+        source = source.model_copy(update={"test": data})
+    elif task == "arithmetic":
+        source = source.model_copy(update={"test": "arithmetic"})
+    # examples first: a missing file should show before a model is loaded
+    examples = held_out_examples(source, limit or section.limit, seed)
+    with Steps() as say:
+        opened = open_target(target, say=say, num_labels=2 if task == "classification" and recipe is None else None)
+    settings = Settings(
+        max_new_tokens=max_new_tokens or section.max_new_tokens,
+        batch_size=batch_size or section.batch_size,
+        max_length=source.max_length,
+        format=source.format,
+        system=source.system,
+    )
+    with counting(f"{task}, {Path(target).name}") as progress:
+        return run_task(task, opened.model, opened.tokenizer, examples, settings, progress).to_dict()
+
+
+def evaluate_run(path: str) -> dict[str, Any]:
+    """Measure a finished run by its own recipe; keep the metrics in its result and every answer beside it."""
+    from qpeft.training.run_folder import RunFolder, write_json, write_text
+
+    folder = RunFolder(path)
+    stored = json.loads(folder.result.read_text(encoding="utf-8"))
+    result = measure(path)
+    records = result.pop("records")
+    write_text(folder.path / "answers.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in records))
+    write_json(folder.result, {**stored, "evaluation": result})
+    return result

@@ -1,0 +1,80 @@
+"""The two pictures of a comparison: losses over steps, accuracies with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qpeft.compare.arms import Arm
+
+#: told apart by colour-blind readers and in grey print
+COLOURS = ("#7a7a7a", "#3b4cc0", "#d95f02", "#1b9e77", "#a6761d", "#e7298a")
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(width, height), dpi=160, layout="constrained")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.grid(axis="y", color="#e3e3e3", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return plt, figure, axes
+
+
+def plot_losses(arms: Sequence[Arm], path: Path) -> Path:
+    """Training loss of every trained arm (thin: each step; thick: running mean), validation loss as points."""
+    plt, figure, axes = _figure(7.2, 4.0)
+    for arm, colour in zip(arms, COLOURS, strict=False):
+        if not arm.losses:
+            continue
+        steps, losses = zip(*arm.losses, strict=True)
+        axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.9)
+        axes.plot(steps, _running_mean(losses), color=colour, linewidth=2.0, label=arm.name)
+        if arm.eval_losses:
+            axes.plot(*zip(*arm.eval_losses, strict=True), "o", color=colour, markersize=6, markeredgecolor="white",
+                      label=f"{arm.name}, validation")  # fmt: skip
+    axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss per answer token")
+    axes.legend(frameon=False)
+    return _save(plt, figure, path)
+
+
+def plot_accuracy(arms: Sequence[Arm], path: Path, titles: dict[str, str]) -> Path:
+    """A group of bars per measure, a bar per arm, whiskers for the 95 % intervals. `titles` chooses the measures."""
+    plt, figure, axes = _figure(7.2, 4.0)
+    width = 0.8 / len(arms)
+    for place, (arm, colour) in enumerate(zip(arms, COLOURS, strict=False)):
+        for group, key in enumerate(titles):
+            share = arm.accuracy[key]
+            x = group + (place - (len(arms) - 1) / 2) * width
+            axes.bar(x, 100 * share.value, width * 0.92, color=colour, label=arm.name if group == 0 else None)
+            axes.errorbar(
+                x, 100 * share.value, [[100 * (share.value - share.low)], [100 * (share.high - share.value)]],
+                color="black", capsize=4, linewidth=1.2,
+            )  # fmt: skip
+            axes.text(x, 100 * share.high + 1.5, f"{100 * share.value:.0f}", ha="center", fontsize=9)
+    axes.set_xticks(range(len(titles)), list(titles.values()))
+    axes.set_ylabel("% of problems (95 % interval)")
+    axes.set_ylim(0, 109)
+    axes.legend(frameon=False, loc="upper left")
+    return _save(plt, figure, path)
+
+
+def _running_mean(values: Sequence[float], window: int = 9) -> list[float]:
+    return [
+        sum(values[max(0, i - window + 1) : i + 1]) / len(values[max(0, i - window + 1) : i + 1])
+        for i in range(len(values))
+    ]
+
+
+def _save(plt: Any, figure: Any, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    plt.close(figure)
+    return path

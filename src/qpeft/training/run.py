@@ -1,0 +1,240 @@
+"""One training run from recipe to saved adapter; can be killed at any moment and resumed with the same result."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import yaml
+from peft import PeftModel, get_peft_model
+from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
+
+from qpeft.adapters import QTHAConfig, count_parameters
+from qpeft.data import EncodingReport
+from qpeft.errors import InputError, Interrupted, TrainingError
+from qpeft.models import load_model, load_tokenizer
+from qpeft.training.callbacks import StopOnSignal
+from qpeft.training.datasets import Encoded, encode_examples, training_examples
+from qpeft.training.memory import peak_memory_bytes
+from qpeft.training.recipe import Recipe
+from qpeft.training.run_folder import RunFolder, read_metrics, versions, write_json, write_text
+from qpeft.training.trainer import build_trainer
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The numbers of a finished training.
+
+    `train_loss` is the mean of the last tenth of the steps. `parameters` holds trainable numbers by kind
+    (`total` always; for QTHA also `tensor_network`, `linear`, `angles`, `classical`, `lora_equivalent`).
+    `peak_memory_bytes` is that of the whole process.
+    """
+
+    steps: int
+    train_loss: float
+    eval_loss: float | None
+    tokens_per_second: float
+    seconds: float
+    peak_memory_bytes: int
+    parameters: dict[str, int]
+    samples: int
+    dropped: int
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What `--dry-run` tells: the run would work, and this is its size."""
+
+    parameters: dict[str, int]
+    report: EncodingReport
+    steps: int
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    data: Encoded
+    device: str
+
+
+def prepare(recipe: Recipe, say: Say = lambda _: None) -> _Prepared:
+    """Load the base, read and tokenise the data, attach the adapter (seeded).
+
+    Raises:
+        InputError: any part of the recipe cannot be used; nothing has been written.
+    """
+    train, validation = training_examples(recipe.data)
+    config = recipe.adapter.build()
+    section = recipe.model
+    tokenizer = load_tokenizer(section.name, progress=say)
+    say("tokenising")
+    data = encode_examples(recipe, train, validation, tokenizer)
+    labels = {"num_labels": section.num_labels} if section.task == "sequence-classification" else {}
+    model = load_model(
+        section.name, task=section.task, dtype=section.dtype, device=section.device, progress=say, **labels
+    )
+    config.task_type = "SEQ_CLS" if labels else "CAUSAL_LM"
+    set_seed(recipe.training.seed)
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(f"the adapter does not fit {section.name}: {error}") from error
+    return _Prepared(adapted, tokenizer, data, adapted.device.type)
+
+
+def dry_run(recipe: Recipe, say: Say = lambda _: None) -> Preparation:
+    """Do everything that a run does before its first step, and write nothing."""
+    ready = prepare(recipe, say)
+    section = recipe.training
+    per_step = section.per_device_train_batch_size * section.gradient_accumulation_steps
+    steps_per_epoch = -(-len(ready.data.train) // per_step)
+    steps = section.max_steps if section.max_steps > 0 else int(-(-section.num_train_epochs * steps_per_epoch // 1))
+    return Preparation(parameter_table(ready.model), ready.data.report, steps)
+
+
+def train(
+    recipe: Recipe,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    say: Say = lambda _: None,
+) -> TrainingResult:
+    """Train the adapter of a recipe and save it in the run folder.
+
+    A run that was interrupted or killed goes on from its last complete checkpoint with `resume=True`, and ends with
+    the same adapter as a run that was never stopped.
+
+    Raises:
+        InputError: something in the recipe cannot be used, or the folder already holds a run.
+        TrainingError: the loss or the gradient stopped being a number.
+        Interrupted: the user stopped the run; a checkpoint has been saved.
+    """
+    folder = RunFolder(recipe.output)
+    with folder.locked():
+        return _train(recipe, folder, resume, overwrite, callbacks, say)
+
+
+def _train(
+    recipe: Recipe, folder: RunFolder, resume: bool, overwrite: bool, callbacks: Sequence[TrainerCallback], say: Say
+) -> TrainingResult:
+    if overwrite:
+        folder.clear()
+    elif folder.recipe.exists():
+        if not resume:
+            raise InputError(
+                f"{folder.path} already holds a run: go on with it (--resume), replace it (--overwrite), or set output "
+                "to another folder"
+            )
+        _check_same_recipe(recipe, folder)
+        if folder.result.exists():
+            return TrainingResult(**json.loads(folder.result.read_text(encoding="utf-8"))["training"])
+    ready = prepare(recipe, say)
+    write_text(folder.recipe, recipe.to_yaml())
+    write_json(folder.versions, versions())
+    checkpoint = folder.last_checkpoint()
+    if checkpoint is not None:
+        say(f"going on from {checkpoint.name}")
+    folder.rewind_metrics(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+    stop = StopOnSignal()
+    trainer = build_trainer(
+        recipe, folder, ready.model, ready.tokenizer, ready.data.train, ready.data.validation, ready.device,
+        [stop, *callbacks],
+    )  # fmt: skip
+    started = time.monotonic()
+    try:
+        with stop:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except TrainingError as error:
+        last = folder.last_checkpoint()
+        kept = f"the last good checkpoint is {last}" if last else "no checkpoint had been saved yet"
+        raise TrainingError(f"{error}; {kept}; lower training.learning_rate and start again") from error
+    finally:
+        for callback in callbacks:
+            getattr(callback, "close", lambda: None)()
+    if stop.stopped_at is not None and stop.stopped_at < trainer.state.max_steps:
+        raise Interrupted(
+            f"stopped at step {stop.stopped_at} of {trainer.state.max_steps}, everything is saved; go on with: "
+            f"qpeft train {folder.path} --resume"
+        )
+    eval_loss = _final_eval_loss(trainer, ready.data.validation, folder)
+    seconds = time.monotonic() - started
+    _save(ready, folder)
+    result = _result(folder, ready, trainer.state.global_step, eval_loss, seconds)
+    write_json(folder.result, {"training": asdict(result)})
+    return result
+
+
+def _final_eval_loss(trainer: Any, validation: Any | None, folder: RunFolder) -> float | None:
+    if validation is None:
+        return None
+    step = trainer.state.global_step
+    for line in read_metrics(folder.metrics):
+        if line["step"] == step and "eval_loss" in line:
+            return float(line["eval_loss"])
+    return float(trainer.evaluate()["eval_loss"])
+
+
+def _save(ready: _Prepared, folder: RunFolder) -> None:
+    """Write the adapter beside its place and move it there whole."""
+    import shutil
+
+    fresh = folder.path / ".adapter"
+    shutil.rmtree(fresh, ignore_errors=True)
+    ready.model.save_pretrained(fresh)
+    ready.tokenizer.save_pretrained(fresh)
+    shutil.rmtree(folder.adapter, ignore_errors=True)
+    fresh.rename(folder.adapter)
+
+
+def _result(
+    folder: RunFolder, ready: _Prepared, steps: int, eval_loss: float | None, seconds: float
+) -> TrainingResult:
+    lines = [line for line in read_metrics(folder.metrics) if "loss" in line]
+    tail = lines[-max(1, len(lines) // 10) :]
+    speeds = sorted(line["tokens_per_second"] for line in lines if "tokens_per_second" in line)
+    return TrainingResult(
+        steps=steps,
+        train_loss=sum(line["loss"] for line in tail) / max(len(tail), 1),
+        eval_loss=eval_loss,
+        tokens_per_second=speeds[len(speeds) // 2] if speeds else 0.0,
+        seconds=seconds,
+        peak_memory_bytes=peak_memory_bytes(ready.device),
+        parameters=parameter_table(ready.model),
+        samples=ready.data.report.kept,
+        dropped=ready.data.report.dropped,
+    )
+
+
+def parameter_table(model: PeftModel) -> dict[str, int]:
+    """Trainable numbers by kind; `total` counts everything that is trained."""
+    total = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    if not isinstance(model.active_peft_config, QTHAConfig):
+        return {"total": total}
+    count = count_parameters(model)
+    return {
+        "total": total,
+        "tensor_network": count.tensor_network,
+        "linear": count.linear,
+        "angles": count.angles,
+        "classical": count.classical,
+        "lora_equivalent": count.lora_equivalent,
+    }
+
+
+def _check_same_recipe(recipe: Recipe, folder: RunFolder) -> None:
+    stored = yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))
+    for section, values in recipe.model_dump().items():
+        if section in ("output", "evaluation"):  # may change without changing the training
+            continue
+        for key, value in values.items():
+            if stored.get(section, {}).get(key) != value:
+                raise InputError(
+                    f"{folder.path} was started with {section}.{key} = {stored.get(section, {}).get(key)!r}, not "
+                    f"{value!r}: resume with the same recipe (qpeft train {folder.path} --resume), or use --overwrite"
+                )

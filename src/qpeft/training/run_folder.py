@@ -1,0 +1,169 @@
+"""The run folder: everything a run leaves behind, written so that a crash at any moment loses nothing.
+
+```
+runs/NAME/
+  recipe.yaml        the resolved recipe            versions.json   packages, machine, commit of the run
+  metrics.jsonl      one line per logged step       result.json     the numbers of the finished run
+  checkpoints/       to resume from                 adapter/        the trained adapter and tokenizer
+  tensorboard/       event files                    plots/          PNG files
+```
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from qpeft.errors import InputError
+from qpeft.version import __version__
+
+#: written into a checkpoint after the trainer has finished it; a checkpoint without it was cut off while being written
+COMPLETE = "complete"
+
+
+class RunFolder:
+    """Paths and small atomic files of one run."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.yaml"
+        self.versions = self.path / "versions.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.result = self.path / "result.json"
+        self.adapter = self.path / "adapter"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.plots = self.path / "plots"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Create the folder and hold it for this process.
+
+        Raises:
+            InputError: the folder cannot be written, or another process is using it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "a+")
+        except OSError as error:
+            raise InputError(
+                f"the run folder {self.path} cannot be written ({error.strerror}): set output to another folder"
+            ) from error
+        with lock:
+            if not _try_lock(lock):
+                raise InputError(f"another run is using {self.path}: wait for it, or set output to another folder")
+            yield
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that was written completely; half-written ones are removed."""
+        found: list[tuple[int, Path]] = []
+        for folder in self.checkpoints.glob("checkpoint-*"):
+            step = folder.name.rpartition("-")[2]
+            if not (folder / COMPLETE).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+            elif step.isdigit():
+                found.append((int(step), folder))
+        return max(found)[1] if found else None
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop metric lines after `step` (they will be made again) and a last line that was cut off."""
+        kept = [line for line in read_metrics(self.metrics) if line.get("step", 0) <= step]
+        write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def clear(self) -> None:
+        """Remove what an earlier run left, and nothing else."""
+        for folder in (self.checkpoints, self.adapter, self.tensorboard, self.plots):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.recipe, self.versions, self.metrics, self.result):
+            file.unlink(missing_ok=True)
+
+
+def _try_lock(file: Any) -> bool:
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old or the new text, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The metric lines of a run; a last line that was cut off by a crash is ignored."""
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def versions() -> dict[str, Any]:
+    """Packages and machine, as needed to repeat a run or to judge its speed."""
+    import torch
+
+    packages = {}
+    for name in ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "numpy", "safetensors"):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            packages[name] = None
+    return {
+        "qpeft": __version__,
+        "python": platform.python_version(),
+        "packages": packages,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,79 @@
+"""What a command is pointed at: a run folder, an adapter folder, or a base model; opened ready for use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+from transformers import PreTrainedTokenizerBase
+
+import qpeft  # noqa: F401  (registers the adapters with peft)
+from qpeft.errors import InputError
+from qpeft.models import load_model, load_tokenizer
+from qpeft.training.recipe import Recipe, load_recipe
+from qpeft.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Target:
+    """An opened model: with its adapter if it has one, with its run's recipe if it comes from a run."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    recipe: Recipe | None
+    run: RunFolder | None
+
+
+def open_target(
+    target: str,
+    dtype: str = "float32",
+    device: str = "auto",
+    num_labels: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Target:
+    """Open a run folder, an adapter folder, or a base model (name, folder or GGUF file).
+
+    Args:
+        target: What to open.
+        dtype: Precision of the base. Decoding on a CPU is fastest in float32.
+        device: As for `qpeft.models.load_model`.
+        num_labels: Opens a base model or adapter as a classifier with so many classes; runs know it themselves.
+        say: Receives one sentence a step.
+
+    Raises:
+        InputError: it is none of these, the run is not finished, or its adapter does not fit its base.
+    """
+    path = Path(target)
+    run = RunFolder(path) if (path / "recipe.yaml").is_file() else None
+    recipe = load_recipe(run.recipe) if run else None
+    adapter = run.adapter if run else path
+    if run and not (adapter / "adapter_config.json").is_file():
+        raise InputError(f"the run in {path} is not finished: go on with it (qpeft train {path} --resume)")
+    has_adapter = (adapter / "adapter_config.json").is_file()
+    if recipe is not None:
+        base = recipe.model.name
+        num_labels = recipe.model.num_labels if recipe.model.task == "sequence-classification" else None
+    else:
+        base = _base_of(adapter) if has_adapter else target
+    task: Any = "causal-lm" if num_labels is None else "sequence-classification"
+    model: Any = load_model(base, task=task, dtype=dtype, device=device, num_labels=num_labels, progress=say)
+    if has_adapter:
+        say("attaching the adapter")
+        try:
+            model = PeftModel.from_pretrained(model, str(adapter))
+        except (ValueError, RuntimeError, KeyError, OSError) as error:
+            raise InputError(f"the adapter in {adapter} does not fit {base} or is damaged: {error}") from error
+    return Target(model.eval(), load_tokenizer(base, progress=say), recipe, run)
+
+
+def _base_of(adapter: Path) -> str:
+    try:
+        base = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{adapter / 'adapter_config.json'} cannot be read: {error}") from error
+    if not base:
+        raise InputError(f"{adapter / 'adapter_config.json'} does not name its base model: add base_model_name_or_path")
+    return str(base)
