@@ -107,8 +107,9 @@ class MPO:
 
     def dense(self, flat: Tensor) -> Tensor:
         """The whole matrix ``W``, shape ``(outputs.size, inputs.size)``; for tests and small layers."""
-        eye = torch.eye(self.inputs.size, dtype=flat.dtype, device=flat.device)
-        return self.apply(flat, eye).T
+        if self.inputs.size < self.outputs.size:
+            return self.apply(flat, torch.eye(self.inputs.size, dtype=flat.dtype, device=flat.device)).T
+        return self.apply_transposed(flat, torch.eye(self.outputs.size, dtype=flat.dtype, device=flat.device))
 
 
 def _contract(cores: list[Tensor], inputs: Modes, outputs: Modes, x: Tensor) -> Tensor:

@@ -1,0 +1,7 @@
+"""Adapters for peft: QTHA, its accounting, and loading."""
+
+from qpeft.adapters.accounting import ParameterCount, count_parameters, describe, parameter_groups
+from qpeft.adapters.loading import load
+from qpeft.adapters.qtha import QTHAConfig, QTHAModel
+
+__all__ = ["ParameterCount", "QTHAConfig", "QTHAModel", "count_parameters", "describe", "load", "parameter_groups"]
