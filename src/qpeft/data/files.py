@@ -206,10 +206,11 @@ def _example(
     if layout == "classified":
         label = str(_field(record, "label", place))
         return question_and_answer(_text(record, "text", place), label, label, place=place)
-    for pair in _PAIRS:
-        if all(field in record for field in pair):
-            return _pair(record, place, pair)
-    raise _unrecognised(record, place)
+    # The pair with the most of its fields here; where one is missing, the message names it.
+    pair = max(_PAIRS, key=lambda names: sum(name in record for name in names))
+    if not any(name in record for name in pair):
+        raise _unrecognised(record, place)
+    return _pair(record, place, pair)
 
 
 def _recognise(record: Mapping[str, Any], place: str) -> Layout:
