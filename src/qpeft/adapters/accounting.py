@@ -16,8 +16,8 @@ class Padding:
 
     Attributes:
         module: Name of the adapted module.
-        side: ``"input"`` or ``"output"``.
-        size: Width of the layer.
+        side: ``"input"`` or ``"output"`` of the layer, or ``"inner"``.
+        size: Width without padding.
         padded: Width of the operator.
     """
 
@@ -170,10 +170,8 @@ def _slices(layer: QTHALayer, adapter_name: str) -> Iterator[tuple[str, Slice]]:
 
 
 def _paddings(name: str, layer: QTHALayer, adapter_name: str) -> list[Padding]:
-    encoder, decoder = layer.qtha_encoder[adapter_name], layer.qtha_decoder[adapter_name]
-    paddings = []
-    if encoder.mpo is not None and encoder.mpo.inputs.padding:
-        paddings.append(Padding(name, "input", encoder.mpo.inputs.size, encoder.mpo.inputs.padded))
-    if decoder.mpo is not None and decoder.mpo.outputs.padding:
-        paddings.append(Padding(name, "output", decoder.mpo.outputs.size, decoder.mpo.outputs.padded))
-    return paddings
+    mpo_in, mpo_out = layer.encoder(adapter_name).mpo, layer.decoder(adapter_name).mpo
+    if mpo_in is None or mpo_out is None:
+        return []
+    sides = [("input", mpo_in.inputs), ("inner", mpo_in.outputs), ("output", mpo_out.outputs)]
+    return [Padding(name, side, modes.size, modes.padded) for side, modes in sides if modes.padding]

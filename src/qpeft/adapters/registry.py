@@ -29,7 +29,7 @@ def register(kind: QPeftType, config_class: type[PeftConfig], model_class: type[
     Raises:
         RuntimeError: peft, or another package, already has a method of that name or a prefix of that kind.
     """
-    owner = mapping.PEFT_TYPE_TO_TUNER_MAPPING.get(kind)
+    owner = mapping.PEFT_TYPE_TO_TUNER_MAPPING.get(kind)  # type: ignore[call-overload]
     if owner is model_class:
         return
     if owner is not None:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
@@ -48,9 +48,11 @@ class QTHALayer(BaseTunerLayer):
         self.quantization_backend = resolve_quantization_backend(base_layer, **kwargs)
         if isinstance(base_layer, Conv1D):
             weight = base_layer.weight
-            self.in_features, self.out_features = getattr(weight, "ds_shape", weight.shape)
+            sizes = getattr(weight, "ds_shape", weight.shape)
         else:
-            self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+            sizes = (base_layer.in_features, base_layer.out_features)
+        self.in_features: int = sizes[0]
+        self.out_features: int = sizes[1]
 
     @staticmethod
     def supports(base_layer: nn.Module, **kwargs: Any) -> bool:
@@ -124,9 +126,17 @@ class QTHALayer(BaseTunerLayer):
             if adapter_name in leaves and not any(p.is_meta for p in leaves[adapter_name].parameters()):
                 leaves[adapter_name].to(target)
 
+    def encoder(self, adapter_name: str) -> Encoder:
+        """The leaf that compresses an activation."""
+        return cast(Encoder, self.qtha_encoder[adapter_name])
+
+    def decoder(self, adapter_name: str) -> Decoder:
+        """The leaf that joins the branches and expands the bottleneck."""
+        return cast(Decoder, self.qtha_decoder[adapter_name])
+
     def adapter_output(self, adapter_name: str, x: Tensor) -> Tensor:
         """What an adapter adds to the base layer's output, ``(..., in_features)`` to ``(..., out_features)``."""
-        encoder = self.qtha_encoder[adapter_name]
+        encoder = self.encoder(adapter_name)
         x = self._cast_input_dtype(x, encoder.weight.dtype)
         z = encoder(self.qtha_dropout[adapter_name](x))  # (..., r)
         q = None
@@ -152,8 +162,8 @@ class QTHALayer(BaseTunerLayer):
         """
         refuse_if_not_linear(self, adapter_name)
         with torch.no_grad():
-            matrix = self.qtha_decoder[adapter_name].matrix() * self.scaling[adapter_name]
-            return self.qtha_encoder[adapter_name].matrix(), matrix
+            matrix = self.decoder(adapter_name).matrix() * self.scaling[adapter_name]
+            return self.encoder(adapter_name).matrix(), matrix
 
 
 class QTHALinear(nn.Module, QTHALayer):

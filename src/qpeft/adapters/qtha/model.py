@@ -5,9 +5,9 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
-from peft import NoMatchingPeftModuleError
+from peft import NoMatchingPeftModuleError, PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, get_quantization_kwargs
 from torch import nn
@@ -33,7 +33,7 @@ class QTHAModel(BaseTuner):
 
     prefix = "qtha_"
     tuner_layer_cls = QTHALayer
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping: dict[str, Any] = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Create the layers of an adapter in a model.
@@ -41,7 +41,7 @@ class QTHAModel(BaseTuner):
         Raises:
             InputError: No module has one of the names in ``target_modules``.
         """
-        wanted = self.peft_config[adapter_name].target_modules
+        wanted = cast(QTHAConfig, self.peft_config[adapter_name]).target_modules
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
         except NoMatchingPeftModuleError as error:
@@ -56,7 +56,7 @@ class QTHAModel(BaseTuner):
                     _nearest(model, missing),
                 )
 
-    def _prepare_adapter_config(self, peft_config: QTHAConfig, model_config: dict) -> QTHAConfig:
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict) -> PeftConfig:
         model_type = model_config.get("model_type")
         if peft_config.target_modules is None and model_type not in self.target_module_mapping:
             raise InputError(
@@ -66,7 +66,7 @@ class QTHAModel(BaseTuner):
         return super()._prepare_adapter_config(peft_config, model_config)
 
     @staticmethod
-    def _check_target_module_exists(peft_config: QTHAConfig, key: str) -> bool | re.Match[str] | None:
+    def _check_target_module_exists(peft_config: Any, key: str) -> bool | re.Match[str] | None:
         found = BaseTuner._check_target_module_exists(peft_config, key)
         # Trainers read lm_head.weight directly, past any adapter; so a pattern that happens to match the output head
         # leaves it alone, and only its own name adapts it.
@@ -78,13 +78,13 @@ class QTHAModel(BaseTuner):
 
     def _create_and_replace(
         self,
-        peft_config: QTHAConfig,
+        peft_config: Any,
         adapter_name: str,
         target: nn.Module,
         target_name: str,
         parent: nn.Module,
         current_key: str,
-        **optional_kwargs: Any,
+        parameter_name: str | None = None,
     ) -> None:
         architecture = self._architecture_at(peft_config, current_key)
         if isinstance(target, QTHALayer):
@@ -139,7 +139,7 @@ class QTHAModel(BaseTuner):
         progressbar: bool = False,
         safe_merge: bool = False,
         adapter_names: list[str] | None = None,
-    ) -> nn.Module:
+    ) -> Any:  # peft's annotation says None, and its code returns the base model
         if merge:
             self._refuse_if_not_linear(adapter_names)
         return super()._unload_and_optionally_merge(
