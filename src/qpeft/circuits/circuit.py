@@ -96,7 +96,7 @@ class Gate:
         kind = GATES.get(name)
         if kind is None:
             raise InputError(f"unknown gate {self.name!r}; the gates are {' '.join(GATES)}.")
-        wires = (self.wires,) if isinstance(self.wires, int) else tuple(self.wires)
+        wires = tuple(self.wires) if isinstance(self.wires, Sequence) else (self.wires,)
         if any(isinstance(wire, bool) or not isinstance(wire, int) or wire < 0 for wire in wires):
             raise InputError(f"{name} has the wires {wires!r}; wires are whole numbers of 0 or more.")
         if len(wires) != kind.n_wires:
