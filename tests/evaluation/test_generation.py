@@ -91,12 +91,16 @@ def test_model_is_left_as_it_was(model, tokenizer, dtype):
 
 
 def test_weights_are_wide_while_decoding_and_narrow_after_an_error(model):
+    def fail():
+        with prepared_for_decoding(model):
+            assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+            assert not model.training
+            assert not torch.is_grad_enabled()
+            raise RuntimeError("stop")
+
     model.to(torch.bfloat16).train()
-    with pytest.raises(RuntimeError, match="stop"), prepared_for_decoding(model):
-        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-        assert not model.training
-        assert not torch.is_grad_enabled()
-        raise RuntimeError("stop")
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert model.training
     assert torch.is_grad_enabled()

@@ -118,8 +118,10 @@ def test_language():
     assert not is_chinese("")
 
 
-@pytest.mark.parametrize(("module", "package"), [("sacrebleu", "sacrebleu"), ("rouge_score.rouge_scorer", "rouge-score"),
-                                                 ("jieba", "jieba")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [("sacrebleu", "sacrebleu"), ("rouge_score.rouge_scorer", "rouge-score"), ("jieba", "jieba")],
+)
 def test_missing_metric_libraries_are_named(monkeypatch, module, package):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingDependencyError, match=rf"package {package}: install .*pip install 'qpeft\[metrics\]'"):
