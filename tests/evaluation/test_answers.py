@@ -20,6 +20,17 @@ from qpeft.evaluation.expressions import evaluate_infix, parse_number, parse_pre
 arithmetic_text = st.text("0123456789+-*/=#.,$%() \n<>x", max_size=80)
 BOMB = "9**9**9"
 
+# Three packs of 8 cards, 5 given away, half of a dozen found: 24, 19, 25.
+PROBLEM = Problem(
+    question="3 packs of 8 cards, 5 go, half a dozen come?",
+    steps=(("3*8", 24), ("24-5", 19), ("19+6", 25)),
+    solution="3*8=24\n24-5=19\n19+6=25\n#### 25",
+    answer=25,
+    template="test",
+    numbers=(3, 8, 5),
+    unseen_template=False,
+)
+
 
 @pytest.mark.parametrize(
     ("text", "value"),
@@ -143,7 +154,7 @@ def test_not_a_number(text):
     assert parse_number(text) is None
 
 
-@settings(max_examples=400, deadline=500)
+@settings(max_examples=400, deadline=3000)
 @given(st.one_of(st.text(max_size=80), arithmetic_text))
 @example(BOMB)
 @example("9" * 5000)
@@ -152,7 +163,6 @@ def test_not_a_number(text):
 @example("- " * 100_000 + "1")
 @example("\ud800")
 def test_nothing_raises_or_hangs(text):
-    problem = generate(1, 0)[0]
     extract_answer(text)
     evaluate_infix(text)
     parse_prefix(text)
@@ -160,25 +170,13 @@ def test_nothing_raises_or_hangs(text):
     for result in (
         answer_correct(text, "3"),
         answer_correct("#### 3", text),
-        strict_correct(text, problem),
-        strict_correct(f"{text}\n#### {problem.answer}", problem),
+        strict_correct(text, PROBLEM),
+        strict_correct(f"{text}\n#### {PROBLEM.answer}", PROBLEM),
         gsm8k_strict_correct(f"<<{text}>>\n#### 3", "3"),
         mawps_correct(text, "3", text),
         mawps_strict_correct(text, text),
     ):
         assert result in (True, False)
-
-
-# Three packs of 8 cards, 5 given away, half of a dozen found: 24, 19, 25.
-PROBLEM = Problem(
-    question="3 packs of 8 cards, 5 go, half a dozen come?",
-    steps=(("3*8", 24), ("24-5", 19), ("19+6", 25)),
-    solution="3*8=24\n24-5=19\n19+6=25\n#### 25",
-    answer=25,
-    template="test",
-    numbers=(3, 8, 5),
-    unseen_template=False,
-)
 
 
 @pytest.mark.parametrize(
