@@ -9,7 +9,6 @@ where `{bos}` stands only for tokenizers that put it before every text, and the 
 Chat templates write their special tokens themselves, so both forms are tokenised without adding any.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -19,8 +18,6 @@ from transformers import PreTrainedTokenizerBase
 
 from qpeft.data.examples import Message
 from qpeft.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 Format = Literal["auto", "chat", "plain"]
 

@@ -9,7 +9,6 @@ dialogue        BLEU-4 and ROUGE of the last turn of every conversation, given a
 classification  accuracy of a sequence classifier
 """
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +30,6 @@ from qpeft.evaluation.perplexity import measure_loss
 from qpeft.evaluation.result import EvalResult, Metric
 from qpeft.evaluation.statistics import wilson
 
-logger = logging.getLogger(__name__)
-
 _Z_95 = 1.959963984540054
 
 
@@ -41,7 +38,7 @@ class Settings:
     """How a task is run.
 
     Attributes:
-        max_new_tokens: Most tokens of an answer; `None` for the task's own (64 arithmetic, 320 gsm8k, 48 mawps, 256
+        max_new_tokens: Most tokens of an answer; `None` for the task's own (48 arithmetic, 320 gsm8k, 48 mawps, 256
             dialogue).
         batch_size: Prompts decoded, or texts classified, together.
         max_batch_tokens: Bound on a batch of the perplexity task.
@@ -102,7 +99,7 @@ def _run_arithmetic(
     for example in examples:
         if not isinstance(example.meta.get("problem"), Problem):
             raise InputError("task arithmetic needs generated problems: make them with qpeft.data.generate_examples.")
-    records = _answer_and_judge(model, tokenizer, examples, settings, progress, 64, _judge_arithmetic)
+    records = _answer_and_judge(model, tokenizer, examples, settings, progress, 48, _judge_arithmetic)
     for record, example in zip(records, examples, strict=True):
         problem: Problem = example.meta["problem"]
         record.update(template=problem.template, n_steps=len(problem.steps), unseen_template=problem.unseen_template)
