@@ -53,9 +53,9 @@ def start(log: Path, gate: Path) -> subprocess.Popen:
 
 
 def wait_for(condition) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not condition():
-        assert time.monotonic() < end, "the other process did not get there within a minute"
+        assert time.monotonic() < end, "the other process did not get there in time"
         time.sleep(0.01)
 
 
@@ -79,7 +79,7 @@ def test_two_processes_at_once_build_once(own_cache, tmp_path):
     assert waiter.stdout.readline() == "waiting for another process that is preparing tiny\n"
     gate.touch()
     for process in (builder, waiter):
-        assert process.communicate(timeout=60)[0] == f"['config.json', '{MANIFEST}', 'weights']\n"
+        assert process.communicate(timeout=120)[0] == f"['config.json', '{MANIFEST}', 'weights']\n"
         assert process.returncode == 0
     assert log.read_text() == "built\n"
 

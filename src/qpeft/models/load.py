@@ -6,7 +6,8 @@ model whose checkpoint lacks weights would run with random ones, and a tokenizer
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from qpeft.errors import InputError
@@ -63,8 +64,9 @@ def load_model(
     place = _device(device)
     resolved = source if isinstance(source, ResolvedModel) else resolve_model(source, progress=progress)
     report(progress, f"loading {resolved.reference}")
-    model, missing = _from_pretrained(resolved, task, dtype, num_labels)
-    _check_complete(resolved, task, model, missing)
+    model, loading = _from_pretrained(resolved, task, dtype, num_labels)
+    _check_shapes(resolved, loading["mismatched_keys"])
+    _check_complete(resolved, task, model, set(loading["missing_keys"]))
     model.name_or_path = model.config.name_or_path = resolved.reference
     if model.config.get_text_config().pad_token_id is None:
         _set_pad_id(model, resolved)
@@ -124,31 +126,41 @@ def _device(device: str) -> "torch.device":
 
 def _from_pretrained(
     resolved: ResolvedModel, task: str, dtype: str, num_labels: int | None
-) -> tuple["PreTrainedModel", set[str]]:
+) -> tuple["PreTrainedModel", dict[str, Any]]:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     auto: Any = AutoModelForCausalLM if task == "causal-lm" else AutoModelForSequenceClassification
     options: dict[str, Any] = {} if num_labels is None else {"num_labels": num_labels}
-    with _explained(resolved, "model"), _no_bars():
-        model, loading = auto.from_pretrained(
+    with _explained(resolved, "model"), _quiet():
+        return auto.from_pretrained(
             resolved.folder,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name; the error would point to a printed table
             **options,
         )
-    return model, set(loading["missing_keys"])
+
+
+def _check_shapes(resolved: ResolvedModel, mismatched: Collection[tuple[str, Any, Any]]) -> None:
+    if mismatched:
+        key, stored, expected = sorted(mismatched)[0]
+        raise InputError(
+            f"'{resolved.reference}' holds {len(mismatched)} tensors of another shape than its config.json"
+            f" (or num_labels) asks for, {key} with {list(stored)} instead of {list(expected)} among them; "
+            "use the files of one model, and the number of classes it was trained for"
+        )
 
 
 def _check_complete(resolved: ResolvedModel, task: str, model: Any, missing: set[str]) -> None:
     """Refuse a model that would run with random weights where trained ones belong; a new head may be random."""
+    body = {key for key in missing if key.startswith(f"{model.base_model_prefix}.")}
     if task == "sequence-classification":
-        body = f"{model.base_model_prefix}."
         # Encoders are often published without the pooling layer, which is then learned along with the head.
-        missing = {key for key in missing if key.startswith(body) and ".pooler." not in key}
+        missing = {key for key in body if ".pooler." not in key}
     if missing:
         example = sorted(missing)[0]
-        hint = "use task sequence-classification" if task == "causal-lm" else "its folder belongs to another model"
+        hint = "use the files of one model" if body else "use task sequence-classification"
         raise InputError(
             f"'{resolved.reference}' cannot serve as {type(model).__name__}: it has no weights for "
             f"{len(missing)} tensors, {example} among them; {hint}, or give another model"
@@ -174,39 +186,41 @@ def _has_tokenizer(resolved: ResolvedModel) -> bool:
 
 
 @contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """Switch off the progress bars of transformers, which would tear through ours."""
+def _quiet() -> Iterator[None]:
+    """Switch off transformers' progress bars, which would tear through ours, and its table of missing tensors.
+
+    The table also lists a new classification head, which is meant to be missing; what is not gets an error of ours.
+    """
     from transformers.utils import logging as transformers_logging
 
-    if not transformers_logging.is_progress_bar_enabled():
-        yield
-        return
+    def is_no_table(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    bars = transformers_logging.is_progress_bar_enabled()
+    speaker = logging.getLogger("transformers.modeling_utils")
+    speaker.addFilter(is_no_table)
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.enable_progress_bar()
+        speaker.removeFilter(is_no_table)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 @contextlib.contextmanager
 def _explained(resolved: ResolvedModel, what: str) -> Iterator[None]:
     """Turn what transformers can dislike about the files into one sentence."""
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, ImportError) as error:
-        raise _unusable(resolved, what, error) from error
-    except RuntimeError as error:
-        if "size mismatch" not in str(error) and "ignore_mismatched_sizes" not in str(error):
-            raise  # out of memory and the like: nothing about the files
-        raise _unusable(resolved, what, error) from error
-
-
-def _unusable(resolved: ResolvedModel, what: str, error: Exception) -> InputError:
-    text = str(error).strip() or type(error).__name__
-    reason = text.splitlines()[0][:200].rstrip(".")
-    return InputError(
-        f"the {what} of '{resolved.reference}' cannot be loaded ({reason}); "
-        "check that its files are complete and of a kind the installed transformers knows"
-    )
+    except Exception as error:  # a wrong value in a config fails in whatever line of transformers meets it first
+        nothing_about_the_files = isinstance(error, MemoryError | RuntimeError) and "PytorchStreamReader" not in str(
+            error
+        )
+        if nothing_about_the_files:  # but the machine: out of memory and the like
+            raise
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...").rstrip(".")
+        raise InputError(
+            f"the {what} of '{resolved.reference}' cannot be loaded ({reason}); "
+            "check that its files are complete and of a kind the installed transformers knows"
+        ) from error
