@@ -16,8 +16,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from qpeft.errors import InputError
@@ -165,6 +164,11 @@ class Circuit:
         gates: Gates in the order in which they act.
         observables: Pauli strings (text or :class:`Observable`); ``None`` means <Z_i> on every wire.
 
+    Attributes:
+        n_inputs: Number of input values per sample.
+        n_weights: Number of trained angles.
+        key: The circuit as compact JSON text; equal circuits have equal keys, and :meth:`from_key` undoes it.
+
     Raises:
         InputError: Wire out of range, no observable, or inputs or weights not numbered 0, 1, 2, ... without a gap.
 
@@ -181,6 +185,11 @@ class Circuit:
     n_qubits: int
     gates: tuple[Gate, ...]
     observables: tuple[Observable, ...] = None  # type: ignore[assignment]  # None is replaced below
+
+    # Derived once and stored, not lazily: compilers that trace a module can read attributes but not fill caches.
+    n_inputs: int = field(init=False, repr=False, compare=False)
+    n_weights: int = field(init=False, repr=False, compare=False)
+    key: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         n = self.n_qubits
@@ -209,7 +218,7 @@ class Circuit:
                 )
         object.__setattr__(self, "gates", gates)
         object.__setattr__(self, "observables", observables)
-        for kind in (Input, Weight):
+        for kind, count in ((Input, "n_inputs"), (Weight, "n_weights")):
             used = {gate.angle.index for gate in gates if isinstance(gate.angle, kind)}
             missing = set(range(len(used))) - used
             if missing:
@@ -217,37 +226,10 @@ class Circuit:
                     f"{kind.__name__}({min(missing)}) is used by no gate although {kind.__name__}({max(used)}) is; "
                     f"number them 0, 1, 2, ... without a gap."
                 )
+            object.__setattr__(self, count, len(used))
+        object.__setattr__(self, "key", self._encode())
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"n_qubits": self.n_qubits, "gates": self.gates, "observables": self.observables}
-
-    @cached_property
-    def n_inputs(self) -> int:
-        """Number of input values per sample."""
-        return len({gate.angle.index for gate in self.gates if isinstance(gate.angle, Input)})
-
-    @cached_property
-    def n_weights(self) -> int:
-        """Number of trained angles."""
-        return len({gate.angle.index for gate in self.gates if isinstance(gate.angle, Weight)})
-
-    @property
-    def n_observables(self) -> int:
-        """Number of expectations per sample."""
-        return len(self.observables)
-
-    @cached_property
-    def key(self) -> str:
-        """The circuit as compact JSON text: equal circuits have equal keys, and :meth:`from_key` undoes it.
-
-        Example:
-            >>> circuit = Circuit(1, (Gate("RY", 0, Input(0)), Gate("RZ", 0, 0.5)))
-            >>> circuit.key
-            '{"n":1,"g":[["RY",[0],["x",0,1.0]],["RZ",[0],0.5]],"o":["Z0"]}'
-            >>> Circuit.from_key(circuit.key) == circuit
-            True
-        """
-
+    def _encode(self) -> str:
         def encode(angle: Angle) -> object:
             if isinstance(angle, (Input, Weight)):
                 return ["x" if isinstance(angle, Input) else "w", angle.index, float(angle.scale)]
@@ -257,12 +239,24 @@ class Circuit:
         record = {"n": self.n_qubits, "g": gates, "o": [str(o) for o in self.observables]}
         return json.dumps(record, separators=(",", ":"))
 
+    @property
+    def n_observables(self) -> int:
+        """Number of expectations per sample."""
+        return len(self.observables)
+
     @classmethod
     def from_key(cls, key: str) -> Circuit:
-        """Rebuild a circuit from its :attr:`key`.
+        """Rebuild a circuit from its ``key``.
 
         Raises:
             InputError: The text is not such a key.
+
+        Example:
+            >>> circuit = Circuit(1, (Gate("RY", 0, Input(0)), Gate("RZ", 0, 0.5)))
+            >>> circuit.key
+            '{"n":1,"g":[["RY",[0],["x",0,1.0]],["RZ",[0],0.5]],"o":["Z0"]}'
+            >>> Circuit.from_key(circuit.key) == circuit
+            True
         """
         try:
             record = json.loads(key)
