@@ -18,7 +18,7 @@ class MissingDependencyError(QPeftError, ImportError):
 
 
 class TrainingError(QPeftError, RuntimeError):
-    """Training had to stop (for example at a loss that is not a number); the message says which step and what is saved."""
+    """Training had to stop, as at a loss that is not a number; the message says which step and what is saved."""
 
 
 class Interrupted(QPeftError):

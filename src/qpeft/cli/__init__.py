@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted (and resumable).
 """
 
 import errno
+import os
 import sys
 
 import typer
@@ -19,6 +20,8 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and give its exit code; what a user can fix is told in one sentence, without a traceback."""
+    # peft asks the hub about the base at every save; without a network that must not hold a run up
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "3")
     from qpeft.cli.app import app
 
     try:
@@ -36,9 +39,7 @@ def run(arguments: list[str]) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        report_error(
-            "what was saved stays; the same command with --resume goes on", "interrupted"
-        )
+        report_error("what was saved stays; the same command with --resume goes on", "interrupted")
         return 130
     except BrokenPipeError:
         return 1

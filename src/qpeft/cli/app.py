@@ -34,8 +34,10 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for runs, plots and report.")] = Path("runs/demo"),
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps and problems, same path (about 3 minutes).")] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder [default: runs/demo or runs/demo-quick].")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer steps and problems, same path (about 3 minutes).")
+    ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     json: Json = False,
@@ -44,12 +46,12 @@ def demo(
     from qpeft.cli import demo as command
 
     _speak(quiet, json)
-    command.run(output, quick, overwrite, json)
+    command.run(output or Path("runs/demo-quick" if quick else "runs/demo"), quick, overwrite, json)
 
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML), or the folder of a run to go on with.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML), a run folder, or demo-qtha, demo-lora.")],
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     overwrite: Overwrite = False,
@@ -67,7 +69,11 @@ def train(
 @app.command(name="eval")
 def evaluate(
     target: Annotated[str, typer.Argument(help="Run folder, adapter folder, or base model.")],
-    task: Annotated[str | None, typer.Option(help="arithmetic, gsm8k, mawps, perplexity, dialogue, classification.")] = None,
+    overrides: Overrides = None,
+    recipe: Annotated[Path | None, typer.Option(help="Take data and evaluation settings from this recipe.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="arithmetic, gsm8k, mawps, perplexity, dialogue, classification.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Test set: JSON lines file or hub name.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use at most so many examples.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Examples generated at once.")] = None,
@@ -81,7 +87,7 @@ def evaluate(
     from qpeft.cli import evaluate as command
 
     _speak(quiet, json)
-    command.run(target, task, data, limit, batch_size, max_new_tokens, seed, output, json)
+    command.run(target, overrides or [], recipe, task, data, limit, batch_size, max_new_tokens, seed, output, json)
 
 
 @app.command()

@@ -42,6 +42,8 @@ def calm_libraries() -> None:
     from datasets.utils.logging import disable_progress_bar
 
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl|torch)\b.*")
+    warnings.filterwarnings("ignore", message="Unable to fetch remote file")
+    warnings.filterwarnings("ignore", message="Could not find a config file in")
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     disable_progress_bar()

@@ -8,11 +8,13 @@ step where it stopped.
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 import time
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,40 +24,224 @@ from qpeft.cli.console import Steps, notes, print_json, results
 from qpeft.cli.tables import memory, number
 from qpeft.errors import InputError, Interrupted, QPeftError
 
-#: folder -> name in tables and plots
-ARMS = {"qtha": "QTHA, r = 4 (4 qubits)", "lora": "LoRA, r = 4"}
+MODEL = "smollm2-135m-instruct"
 BASE = "base, before fine-tuning"
-QUICK = ["training.max_steps=40", "data.train_samples=640", "data.validation_samples=48", "training.eval_steps=20",
-         "training.save_steps=20", "evaluation.limit=60", "evaluation.batch_size=60"]  # fmt: skip
+#: folder of an arm -> its name in tables and plots; the recipe of an arm is called demo-FOLDER
+ARMS = {"qtha": "QTHA, r = 4 (4 qubits)", "lora": "LoRA, r = 4"}
+QUICK = [
+    "training.max_steps=40",
+    "training.eval_steps=20",
+    "training.save_steps=20",
+    "data.train_samples=640",
+    "data.validation_samples=48",
+    "evaluation.limit=60",
+    "evaluation.batch_size=60",
+]
 TITLES = {"answer_accuracy": "right answer", "strict_accuracy": "strict: answer, form and steps"}
 
 
 def run(output: Path, quick: bool, overwrite: bool, as_json: bool) -> None:
     started = time.monotonic()
+    _open_folder(output, quick, overwrite)
     overrides = QUICK if quick else []
-    _check_folder(output, quick, overwrite)
-    commands = []
-    with resources.as_file(resources.files("qpeft.recipes")) as folder:
-        for number_, (name, label) in enumerate({"base": BASE, **ARMS}.items(), start=1):
-            recipe = folder / f"demo-{name if name in ARMS else 'qtha'}.yaml"
-            command = _base_command(recipe, overrides, output) if name == "base" else _arm_command(recipe, overrides, output / name)
-            commands.append(command)
-            if _finished(output / name):
-                notes.print(f"[dim]{number_}/3  {label}: done before[/]")
-                continue
-            notes.print(f"\n[bold]{number_}/3  {label}[/]\n[dim]{_shown(command)}[/]")
-            _run(command, output)
+    stages = {
+        "base": ["eval", MODEL, "--recipe", "demo-qtha", *overrides, "--output", str(output / "base/result.json")]
+    }
+    stages |= {name: ["train", f"demo-{name}", f"output={output / name}", *overrides] for name in ARMS}
+    for place, (name, command) in enumerate(stages.items(), start=1):
+        title = f"{place}/{len(stages)}  {ARMS.get(name, BASE)}"
+        if _finished(output / name):
+            notes.print(f"[dim]{title}: done before[/]")
+            continue
+        notes.print(f"\n[bold]{title}[/]\n[dim]qpeft {shlex.join(command)}[/]")
+        _run([*command, "--resume"] if (output / name / "recipe.yaml").exists() else command, output, quick)
     with Steps() as say:
         say("drawing")
-        arms = _compare(output, commands)
-    _write_summary(output, arms)
+        summary = _summarise(output, ["qpeft " + shlex.join(command) for command in stages.values()])
     if as_json:
-        print_json(json.loads((output / "summary.json").read_text(encoding="utf-8")))
+        print_json(summary)
         return
-    results.print(_table(arms))
-    for sentence in _sentences(arms):
-        results.print(sentence)
+    results.print(_table(summary))
+    results.print("\n".join(summary["sentences"]))
     notes.print(
-        f"\nreport  {output / 'report.html'}   plots  {output / 'plots'}   in {(time.monotonic() - started) / 60:.1f} min\n"
-        f"talk to it: qpeft chat {output / 'qtha'}"
+        f"\nreport: {output / 'report.html'}   plots: {output / 'plots'}   "
+        f"{(time.monotonic() - started) / 60:.1f} minutes\ntalk to it: qpeft chat {output / 'qtha'}"
     )
+
+
+def _open_folder(output: Path, quick: bool, overwrite: bool) -> None:
+    if overwrite and (output / "demo.json").exists():  # only what a demo made is ever removed
+        shutil.rmtree(output)
+    kind = {"quick": quick}
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if not (output / "demo.json").exists():
+            if any(output.iterdir()):
+                raise InputError(f"{output} holds something else than a demo: choose another folder with --output")
+            (output / "demo.json").write_text(json.dumps(kind), encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{output} cannot be written ({error.strerror}): choose another folder with --output"
+        ) from error
+    if json.loads((output / "demo.json").read_text(encoding="utf-8")) != kind:
+        raise InputError(
+            f"{output} holds a demo {'without' if quick else 'with'} --quick: use --overwrite, or another --output"
+        )
+
+
+def _finished(folder: Path) -> bool:
+    try:
+        return "evaluation" in json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def _run(command: list[str], output: Path, quick: bool) -> None:
+    """Run a command of ours; its notes and progress go to the terminal, its table is left out."""
+    quiet = ["--quiet"] if notes.quiet else []
+    process = subprocess.Popen([sys.executable, "-m", "qpeft", *command, *quiet], stdout=subprocess.DEVNULL)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        # a terminal sends Ctrl-C to both of us; a plain kill -INT reaches this process alone
+        if not os.isatty(0):
+            process.send_signal(signal.SIGINT)
+        code = process.wait() or 130
+    again = f"qpeft demo --output {output}" + (" --quick" if quick else "")
+    if code in (130, -signal.SIGINT):
+        raise Interrupted(f"what is done is saved; go on with: {again}")
+    if code == 2:
+        raise InputError(f"the demo cannot run here, for the reason above; then: {again}")
+    if code != 0:
+        raise QPeftError(f"a part of the demo failed (code {code}), for the reason above; go on with: {again}")
+
+
+def _summarise(output: Path, commands: list[str]) -> dict[str, Any]:
+    """Read the arms, draw the plots, write `report.html` and `summary.json`."""
+    from qpeft.compare import plot_accuracy, plot_losses, read_arm, write_report
+    from qpeft.training.run_folder import versions, write_json
+
+    arms = [read_arm(BASE, output / "base"), *(read_arm(label, output / name) for name, label in ARMS.items())]
+    losses = plot_losses(arms, output / "plots" / "loss.png")
+    accuracy = plot_accuracy(arms, output / "plots" / "accuracy.png", TITLES)
+    made_on = versions()
+    summary: dict[str, Any] = {
+        "arms": [
+            {
+                "name": arm.name,
+                "training": arm.training,
+                "metrics": {key: vars(share) for key, share in arm.accuracy.items()},
+            }
+            for arm in arms
+        ],
+        "versions": made_on,
+    }
+    summary["sentences"] = _sentences(summary)
+    write_json(output / "summary.json", summary)
+    table = [[str(cell) for cell in row] for row in _rows(summary)]
+    write_report(
+        output / "report.html",
+        title="QTHA and LoRA on arithmetic word problems",
+        summary=[
+            f"The frozen model {MODEL} was fine-tuned twice with the same problems and the same number of steps, each "
+            "time at the learning rate that a sweep on a validation split had chosen: with small quantum circuits "
+            "inside tensor-network adapters (QTHA), and with LoRA. The circuits were computed exactly on this "
+            "machine; no quantum computer took part.",
+            *summary["sentences"],
+        ],
+        heads=_HEADS,
+        rows=table,
+        notes=[
+            "Brackets: 95 % intervals (Wilson). Strict: the number is right, it stands in the required form, and "
+            "every step is there and right. Train loss: mean of the last tenth of the steps. Test problems share no "
+            "pair of story and numbers with the training problems; some stories occur only in the test.",
+            "One seed. Intervals say how well the problems measure these two adapters, not how much another training "
+            "seed would change them.",
+        ],
+        pictures=[(losses, "Loss per answer token; points: validation."), (accuracy, "Held-out problems solved.")],
+        examples=_examples(output),
+        commands="\n".join(commands),
+        made_on=f"qpeft {made_on['qpeft']}, torch {made_on['packages']['torch']}, transformers "
+        f"{made_on['packages']['transformers']}, peft {made_on['packages']['peft']}, Python {made_on['python']}; "
+        f"{made_on['processor']}, {made_on['threads']} threads",
+    )
+    return summary
+
+
+_HEADS = ("", "trained", "tensor network + linear + angles", "train loss", "eval loss", "right answer, %",
+          "strict, %", "tokens/s", "peak memory")  # fmt: skip
+
+
+def _rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows = []
+    for arm in summary["arms"]:
+        training, metrics = arm["training"], arm["metrics"]
+        accuracies = tuple(
+            f"{100 * metrics[key]['value']:.1f} [{100 * metrics[key]['low']:.0f}, {100 * metrics[key]['high']:.0f}]"
+            for key in TITLES
+        )
+        if not training:
+            rows.append((arm["name"], "0", "", "", "", *accuracies, "", ""))
+            continue
+        parameters = training["parameters"]
+        kinds = [number(parameters[kind]) for kind in ("tensor_network", "linear", "angles") if kind in parameters]
+        rows.append(
+            (
+                arm["name"],
+                number(parameters["total"]),
+                " + ".join(kinds),
+                f"{training['train_loss']:.3f}",
+                f"{training['eval_loss']:.3f}",
+                *accuracies,
+                f"{training['tokens_per_second']:.0f}",
+                memory(training["peak_memory_bytes"]),
+            )
+        )
+    return rows
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    table = Table(caption="brackets: 95 % intervals")
+    for head in _HEADS:
+        table.add_column(head, justify="left" if not head else "right")
+    for row in _rows(summary):
+        table.add_row(*row)
+    return table
+
+
+def _sentences(summary: dict[str, Any]) -> list[str]:
+    """What the table says, in words that the numbers decide."""
+    base, qtha, lora = summary["arms"]
+    fewer = qtha["training"]["parameters"]["total"] / lora["training"]["parameters"]["total"]
+    before, ours, theirs = (arm["metrics"]["strict_accuracy"] for arm in (base, qtha, lora))
+    apart = ours["low"] > theirs["high"] or theirs["low"] > ours["high"]
+    if not apart:
+        verdict = "the intervals overlap, so this run does not tell the two apart"
+    elif ours["value"] > theirs["value"]:
+        verdict = "QTHA is better in this run"
+    else:
+        verdict = "LoRA is better in this run"
+    return [
+        f"QTHA trained {100 * fewer:.1f} % of LoRA's parameters.",
+        f"Strict accuracy: {100 * before['value']:.1f} % before; {100 * ours['value']:.1f} % with QTHA and "
+        f"{100 * theirs['value']:.1f} % with LoRA ({ours['n']} problems): {verdict}.",
+    ]
+
+
+def _examples(output: Path, n: int = 4) -> list[dict[str, Any]]:
+    """The first problems with the answer of every arm."""
+    base = json.loads((output / "base" / "result.json").read_text(encoding="utf-8"))["evaluation"]["records"]
+    answers = {BASE: base}
+    for name, label in ARMS.items():
+        lines = (output / name / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+        answers[label] = [json.loads(line) for line in lines]
+    return [
+        {
+            "question": base[place]["prompt"],
+            "answers": [
+                (label + (" ✓" if records[place]["strict_correct"] else ""), records[place]["text"].strip())
+                for label, records in answers.items()
+            ],
+        }
+        for place in range(min(n, len(base)))
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from qpeft.errors import InputError
 
 def run(
     target: str,
+    overrides: list[str],
+    recipe: Path | None,
     task: str | None,
     data: str | None,
     limit: int | None,
@@ -29,7 +32,7 @@ def run(
     if task is not None and task not in TASKS:
         raise InputError(f"there is no task {task!r}: choose one of {', '.join(TASKS)}")
     calm_libraries()
-    result = measure(target, task, data, limit, batch_size, max_new_tokens, seed)
+    result = measure(target, overrides, recipe, task, data, limit, batch_size, max_new_tokens, seed)
     if output is not None:
         from qpeft.training.run_folder import write_json
 
@@ -44,17 +47,18 @@ def run(
 
 def measure(
     target: str,
+    overrides: Sequence[str] = (),
+    recipe_path: Path | None = None,
     task: str | None = None,
     data: str | None = None,
     limit: int | None = None,
     batch_size: int | None = None,
     max_new_tokens: int | None = None,
     seed: int = 0,
-    recipe_of: Path | None = None,
 ) -> dict[str, Any]:
-    """Open the target, run the task, give metrics and records. What is not given comes from the run's recipe.
+    """Open the target, run the task, give metrics and records.
 
-    `recipe_of` names a recipe whose data and evaluation sections are used for a target that is no run.
+    What is not given comes from `recipe_path`, else from the run's own recipe, else from the defaults.
     """
     from qpeft.cli.progress import counting
     from qpeft.evaluation import Settings, run_task
@@ -62,14 +66,19 @@ def measure(
     from qpeft.training.recipe import DataSection, EvaluationSection, load_recipe
     from qpeft.training.target import open_target
 
-    recipe = load_recipe(recipe_of) if recipe_of else None
-    if recipe is None and (Path(target) / "recipe.yaml").is_file():
-        recipe = load_recipe(Path(target) / "recipe.yaml")
+    own = Path(target) / "recipe.yaml"
+    if recipe_path is None and own.is_file():
+        recipe_path = own
+    if overrides and recipe_path is None:
+        raise InputError(f"{overrides[0]} overrides a recipe, and {target} has none: name one with --recipe")
+    recipe = load_recipe(recipe_path, overrides) if recipe_path else None
     section = recipe.evaluation if recipe else EvaluationSection()
     source = recipe.data if recipe else DataSection()
     task = task or section.task
     if task is None:
-        raise InputError("say what to measure: --task arithmetic, gsm8k, mawps, perplexity, dialogue or classification")
+        raise InputError(
+            "say what to measure: --task arithmetic, gsm8k, mawps, perplexity, dialogue or classification"
+        )
     if data is not None:
         source = source.model_copy(update={"test": data})
     elif task == "arithmetic":

@@ -33,8 +33,8 @@ class ProgressCallback(TrainerCallback):
         self._first = (state.global_step, time.monotonic())
         if notes.is_terminal and not notes.quiet:
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
-                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True),
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.fields[numbers]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True),
                 console=notes,
             )  # fmt: skip
             self._bar.start()
@@ -91,8 +91,8 @@ def counting(label: str) -> Iterator[Callable[[int, int], None]]:
     started = time.monotonic()
     if notes.is_terminal and not notes.quiet:
         with Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True), console=notes,
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True), console=notes,
         ) as bar:  # fmt: skip
             task = bar.add_task(label, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -11,9 +11,7 @@ from qpeft.cli.tables import number, training_table
 from qpeft.errors import InputError
 
 
-def run(
-    recipe_path: Path, overrides: list[str], resume: bool, overwrite: bool, dry_run: bool, as_json: bool
-) -> None:
+def run(recipe_path: Path, overrides: list[str], resume: bool, overwrite: bool, dry_run: bool, as_json: bool) -> None:
     with Steps() as say:
         say("starting")
         from qpeft.training.recipe import load_recipe

@@ -21,20 +21,24 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-spa
 th, td { text-align: right; padding: .4rem .8rem; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; } th { font-weight: 600; vertical-align: bottom; }
 figure { margin: 1.2rem 0; } img { max-width: 100%; background: white; border-radius: 6px; }
-figcaption, .note { color: gray; font-size: .92rem; } pre { overflow-x: auto; padding: .8rem; background: #8881; border-radius: 6px; }
+figcaption, .note { color: gray; font-size: .92rem; }
+pre { overflow-x: auto; padding: .8rem; background: #8881; border-radius: 6px; }
 .example { border-left: 3px solid var(--soft); padding-left: 1rem; margin: 1.2rem 0; }
-.example td { white-space: pre-line; vertical-align: top; text-align: left; font-family: ui-monospace, monospace; font-size: .88rem; }
+.example td { white-space: pre-line; vertical-align: top; text-align: left;
+  font-family: ui-monospace, monospace; font-size: .88rem; }
 </style></head><body>
 <h1>{{ title }}</h1>
 {% for line in summary %}<p>{{ line }}</p>{% endfor %}
 <div class="wide"><table><thead><tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>
+<tbody>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody>
+</table></div>
 {% for note in notes %}<p class="note">{{ note }}</p>{% endfor %}
 {% for picture in pictures %}<figure><img alt="{{ picture.caption }}" src="data:image/png;base64,{{ picture.data }}">
 <figcaption>{{ picture.caption }}</figcaption></figure>{% endfor %}
 {% if examples %}<h2>What they answer</h2>
 {% for example in examples %}<div class="example"><p>{{ example.question }}</p><div class="wide"><table><tbody>
-{% for name, text in example.answers %}<tr><td>{{ name }}</td><td>{{ text }}</td></tr>{% endfor %}</tbody></table></div></div>{% endfor %}
+{% for name, text in example.answers %}<tr><td>{{ name }}</td><td>{{ text }}</td></tr>{% endfor %}
+</tbody></table></div></div>{% endfor %}
 {% endif %}
 <h2>Repeat it</h2>
 <pre>{{ commands }}</pre>

@@ -148,9 +148,8 @@ def adapter_config_class(method: str) -> Any:
 
     table = {str(getattr(kind, "value", kind)).lower(): cls for kind, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     if method.lower() not in table:
-        raise InputError(
-            f"unknown adapter method {method!r}{_nearest(method.lower(), table)}; there are: {', '.join(sorted(table))}"
-        )
+        near = _nearest(method.lower(), table)
+        raise InputError(f"unknown adapter method {method!r}{near}; there are: {', '.join(sorted(table))}")
     return table[method.lower()]
 
 
@@ -167,13 +166,20 @@ _RecipeLoader.add_implicit_resolver(
 )
 
 
+def packaged_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name: `demo-qtha`, `demo-lora`."""
+    return {path.stem: path for path in sorted(Path(__file__).parents[1].joinpath("recipes").glob("*.yaml"))}
+
+
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file, apply `key=value` overrides, validate.
+    """Read a recipe file or a packaged recipe by its name, apply `key=value` overrides, validate.
 
     Raises:
         InputError: the file is missing or no YAML mapping, or a key or value is wrong; the message names it.
     """
     path = Path(path)
+    if not path.exists() and str(path) in packaged_recipes():
+        path = packaged_recipes()[str(path)]
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

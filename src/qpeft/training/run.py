@@ -128,8 +128,8 @@ def _train(
     elif folder.recipe.exists():
         if not resume:
             raise InputError(
-                f"{folder.path} already holds a run: go on with it (--resume), replace it (--overwrite), or set output "
-                "to another folder"
+                f"{folder.path} already holds a run: go on with it (--resume), replace it (--overwrite), or set "
+                "output to another folder"
             )
         _check_same_recipe(recipe, folder)
         if folder.result.exists():
@@ -186,7 +186,7 @@ def _save(ready: _Prepared, folder: RunFolder) -> None:
 
     fresh = folder.path / ".adapter"
     shutil.rmtree(fresh, ignore_errors=True)
-    ready.model.save_pretrained(fresh)
+    ready.model.save_pretrained(str(fresh))
     ready.tokenizer.save_pretrained(fresh)
     shutil.rmtree(folder.adapter, ignore_errors=True)
     fresh.rename(folder.adapter)

@@ -53,7 +53,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / ".lock", "a+")
+            lock = open(self.path / ".lock", "a+")  # noqa: SIM115  (held open until the run ends)
         except OSError as error:
             raise InputError(
                 f"the run folder {self.path} cannot be written ({error.strerror}): set output to another folder"

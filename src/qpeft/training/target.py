@@ -75,5 +75,7 @@ def _base_of(adapter: Path) -> str:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{adapter / 'adapter_config.json'} cannot be read: {error}") from error
     if not base:
-        raise InputError(f"{adapter / 'adapter_config.json'} does not name its base model: add base_model_name_or_path")
+        raise InputError(
+            f"{adapter / 'adapter_config.json'} does not name its base model: add base_model_name_or_path"
+        )
     return str(base)
