@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from qpeft.circuits import Circuit, Gate, Input, Observable, Weight
@@ -126,8 +127,6 @@ class Program:
     """Product state ``Π RY(initial_i) |0>``, then steps in order, then the observables."""
 
     n_qubits: int
-    n_inputs: int
-    n_weights: int
     initial: tuple[Expression, ...]
     steps: tuple[Step, ...]
     observables: tuple[PauliMask, ...]
@@ -135,27 +134,30 @@ class Program:
 
 def lower(circuit: Circuit) -> Program:
     """Lower a circuit to its program."""
-    lowering = _Lowering(circuit.n_qubits)
-    for gate in circuit.gates:
+    return lower_gates(circuit.n_qubits, circuit.gates, circuit.observables)
+
+
+def lower_gates(n_qubits: int, gates: Sequence[Gate], observables: Sequence[Observable]) -> Program:
+    """Lower any part of a circuit; its inputs and weights keep their numbers."""
+    lowering = _Lowering(n_qubits)
+    for gate in gates:
         lowering.gate(gate)
     steps = [step for step, _ in lowering.steps]
     initial = steps.pop(0)
     assert isinstance(initial, Turn)
-    observables = [_pauli_mask(o, circuit.n_qubits) for o in circuit.observables]
-    if all(o.is_diagonal for o in circuit.observables):
+    masks = [_pauli_mask(o, n_qubits) for o in observables]
+    if all(o.is_diagonal for o in observables):
         # What is diagonal or a permutation just before a measurement in Z is bookkeeping, not work.
         while steps and isinstance(steps[-1], (Phase, Permutation)):
             last = steps.pop()
             if isinstance(last, Permutation):
-                pulled = [(o, *last.pull_back(o.signs)) for o in observables]
-                observables = [PauliMask(0, mask, 0, o.sign * sign) for o, mask, sign in pulled]
+                pulled = [(o, *last.pull_back(o.signs)) for o in masks]
+                masks = [PauliMask(0, mask, 0, o.sign * sign) for o, mask, sign in pulled]
     return Program(
-        circuit.n_qubits,
-        circuit.n_inputs,
-        circuit.n_weights,
-        tuple(initial.angles.get(wire, Expression()) for wire in range(circuit.n_qubits)),
+        n_qubits,
+        tuple(initial.angles.get(wire, Expression()) for wire in range(n_qubits)),
         tuple(steps),
-        tuple(observables),
+        tuple(masks),
     )
 
 

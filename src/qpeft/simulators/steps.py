@@ -14,7 +14,9 @@ over chunks in float64 and turned into gradients of angles once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +29,7 @@ _BLOCK_WIRES = 4  # Kronecker blocks of 16 x 16: enough arithmetic per memory pa
 class Angles:
     """All angles of a program, in rows: first those with inputs (of turns, then of phases), then shared ones."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, n_inputs: int, n_weights: int) -> None:
         turns: list[Expression] = list(program.initial)  # the product state is built per sample in any case
         phases: list[Expression] = []
         shared: list[Expression] = []
@@ -45,17 +47,24 @@ class Angles:
         self.n_turns = len(turns)
         self.n_samples = len(turns) + len(phases)
         self._row = {id(expression): row for row, expression in enumerate(rows)}
-        self.constants = torch.tensor([e.constant for e in rows], dtype=torch.float64, device="cpu")
-        self.from_weights = torch.zeros(len(rows), program.n_weights, dtype=torch.float64, device="cpu")
-        self.from_inputs = torch.zeros(self.n_samples, program.n_inputs, dtype=torch.float64, device="cpu")
-        for row, expression in enumerate(rows):
-            for index, coefficient in expression.weights.items():
-                self.from_weights[row, index] = coefficient
-            for index, coefficient in expression.inputs.items():
-                self.from_inputs[row, index] = coefficient
+        self.constants, from_inputs, self.from_weights = linear_maps(rows, n_inputs, n_weights)
+        self.from_inputs = from_inputs[: self.n_samples]
 
     def row(self, expression: Expression) -> int:
         return self._row[id(expression)]
+
+
+def linear_maps(rows: Sequence[Expression], n_inputs: int, n_weights: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Angles as ``constants + from_inputs @ x + from_weights @ w``: (rows,), (rows, n_inputs), (rows, n_weights)."""
+    constants = torch.tensor([e.constant for e in rows], dtype=torch.float64, device="cpu")
+    from_inputs = torch.zeros(len(rows), n_inputs, dtype=torch.float64, device="cpu")
+    from_weights = torch.zeros(len(rows), n_weights, dtype=torch.float64, device="cpu")
+    for row, expression in enumerate(rows):
+        for index, coefficient in expression.inputs.items():
+            from_inputs[row, index] = coefficient
+        for index, coefficient in expression.weights.items():
+            from_weights[row, index] = coefficient
+    return constants, from_inputs, from_weights
 
 
 @dataclass
@@ -96,6 +105,40 @@ def _rotate(pairs: tuple[Tensor, Tensor], cos: Tensor, sin: Tensor, out: tuple[T
 def _rotation_gradient(adjoint: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> Tensor:
     product = (adjoint[1] * output[0]).addcmul_(adjoint[0], output[1], value=-1)
     return product.sum(tuple(range(product.dim() - 1))).mul_(0.5)  # (samples,)
+
+
+class Step(Protocol):
+    """One step of a program, ready to run."""
+
+    def share(self, angles: Tensor, dtype: torch.dtype) -> Shared:
+        """What the whole batch shares, from all angles ``(rows,)`` in float64."""
+        ...
+
+    def forward(self, state: Tensor, shared: Shared, chunk: Chunk) -> Tensor: ...
+
+    def backward(self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, parts: int) -> Tensor:
+        """Send the adjoint back to an input state of ``parts`` parts, and collect the gradients of angles."""
+        ...
+
+    def unshare(self, shared: Shared, gradient: Tensor) -> None:
+        """Add the gradients of shared angles to ``gradient`` (rows,)."""
+        ...
+
+
+def make_steps(program: Program, angles: Angles) -> list[Step]:
+    """The program's steps, ready to run."""
+    steps: list[Step] = []
+    for step in program.steps:
+        match step:
+            case Turn():
+                steps.append(TurnStep(step, angles))
+            case ControlledTurn():
+                steps.append(ControlledTurnStep(step, angles))
+            case Phase():
+                steps.append(PhaseStep(step, angles, program.n_qubits))
+            case Permutation():
+                steps.append(PermutationStep(step, program.n_qubits))
+    return steps
 
 
 class TurnStep:
@@ -144,7 +187,7 @@ class TurnStep:
         split = self._split(state, first, wires)
         return torch.bmm(block.expand(split.shape[0], -1, -1), split).view_as(state)
 
-    def backward(self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk) -> Tensor:
+    def backward(self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, parts: int) -> Tensor:
         assert chunk.gradient is not None
         # Rotations of different wires commute, so all gradients can be read from the output of the whole step.
         for place, (first, rows) in enumerate(self.blocks):
@@ -201,7 +244,7 @@ class ControlledTurnStep:
     def forward(self, state: Tensor, shared: Shared, chunk: Chunk) -> Tensor:
         return self._turn(state, shared, chunk, 1)
 
-    def backward(self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk) -> Tensor:
+    def backward(self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, parts: int) -> Tensor:
         assert chunk.gradient is not None
         gradient = _rotation_gradient(self._controlled_pairs(adjoint), self._controlled_pairs(output))
         if self.per_sample:
@@ -263,9 +306,7 @@ class PhaseStep:
             turned[1].addcmul_(state[1], cos)
         return turned
 
-    def backward(
-        self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, input_is_real: bool = False
-    ) -> Tensor:
+    def backward(self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, parts: int) -> Tensor:
         assert chunk.gradient is not None
         if self.is_sign:
             return adjoint * shared.tensors[0]
@@ -277,9 +318,9 @@ class PhaseStep:
             chunk.gradient[first : first + len(self.rows)] = rows
         else:
             shared.accumulate(0, product.sum(1))
-        back = adjoint.new_empty(1 if input_is_real else 2, *adjoint.shape[1:])
+        back = adjoint.new_empty(parts, *adjoint.shape[1:])
         torch.mul(adjoint[0], cos, out=back[0]).addcmul_(adjoint[1], sin)
-        if not input_is_real:
+        if parts == 2:
             torch.mul(adjoint[1], cos, out=back[1]).addcmul_(adjoint[0], sin, value=-1)
         return back
 
@@ -307,46 +348,45 @@ class PermutationStep:
     def forward(self, state: Tensor, shared: Shared, chunk: Chunk) -> Tensor:
         return state.index_select(1, shared.tensors[0])
 
-    def backward(self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk) -> Tensor:
+    def backward(self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, parts: int) -> Tensor:
         return adjoint.index_select(1, shared.tensors[1])
 
     def unshare(self, shared: Shared, gradient: Tensor) -> None:
         """No angles."""
 
 
-class ProductState:
-    """``⊗ RY(θ_i) |0>`` built as a binary tree of outer products, so that only its last level has full size."""
+def product_state(cos: Tensor, sin: Tensor) -> list[list[Tensor]]:
+    """``⊗_i RY(θ_i) |0>`` built as a binary tree of outer products, so that only its last level has full size.
 
-    def __init__(self, n_qubits: int) -> None:
-        self.n_qubits = n_qubits
+    Args:
+        cos: ``(groups, wires, samples)`` of half angles; every group is a register of its own.
+        sin: The same of the sines.
 
-    def forward(self, chunk: Chunk) -> list[list[Tensor]]:
-        """All levels of the tree; the last holds the state ``(2**n, samples)``."""
-        n = self.n_qubits
-        leaves = torch.stack([chunk.cos[:n], chunk.sin[:n]], 1)  # (n, 2, samples)
-        levels = [list(leaves)]
-        while len(levels[-1]) > 1:
-            level = levels[-1]
-            joined = [
-                (left[:, None] * right[None]).flatten(0, 1)
-                for left, right in zip(level[0::2], level[1::2], strict=False)
-            ]
-            levels.append(joined + level[len(level) // 2 * 2 :])
-        return levels
+    Returns:
+        All levels of the tree; the last holds the states ``(groups, 2**wires, samples)``.
+    """
+    level = list(torch.stack([cos, sin], 2).unbind(1))  # wires times (groups, 2, samples)
+    levels = [level]
+    while len(level) > 1:
+        pairs = zip(level[0::2], level[1::2], strict=False)
+        joined = [(left[:, :, None] * right[:, None]).flatten(1, 2) for left, right in pairs]
+        level = joined + level[len(level) // 2 * 2 :]
+        levels.append(level)
+    return levels
 
-    def backward(self, adjoint: Tensor, levels: list[list[Tensor]], chunk: Chunk) -> None:
-        assert chunk.gradient is not None
-        adjoints = [adjoint]
-        for level in levels[-2::-1]:
-            below = []
-            for left, right, joined in zip(level[0::2], level[1::2], adjoints, strict=False):
-                grid = joined.view(left.shape[0], right.shape[0], -1)
-                below += [(grid * right[None]).sum(1), (grid * left[:, None]).sum(0)]
-            adjoints = below + adjoints[len(level) // 2 :]
-        leaves = torch.stack(adjoints)  # (n, 2, samples)
-        n = self.n_qubits
-        torch.mul(leaves[:, 1], chunk.cos[:n], out=chunk.gradient[:n]).addcmul_(leaves[:, 0], chunk.sin[:n], value=-1)
-        chunk.gradient[:n] *= 0.5
+
+def product_state_backward(adjoint: Tensor, levels: list[list[Tensor]]) -> Tensor:
+    """From the adjoint of the states to the gradient of the angles ``(groups, wires, samples)``."""
+    adjoints = [adjoint]
+    for level in levels[-2::-1]:
+        below = []
+        for left, right, joined in zip(level[0::2], level[1::2], adjoints, strict=False):
+            grid = joined.view(-1, left.shape[1], right.shape[1], joined.shape[-1])
+            below += [(grid * right[:, None]).sum(2), (grid * left[:, :, None]).sum(1)]
+        adjoints = below + adjoints[len(level) // 2 :]
+    towards, leaves = torch.stack(adjoints, 1), torch.stack(levels[0], 1)  # (groups, wires, 2, samples)
+    gradient = (towards[:, :, 1] * leaves[:, :, 0]).addcmul_(towards[:, :, 0], leaves[:, :, 1], value=-1)
+    return gradient.mul_(0.5)
 
 
 class Readout:
@@ -378,6 +418,13 @@ class Readout:
             return None
         moved = state.index_select(1, shared.tensors[2 * place + 1]) * shared.tensors[2 * place + 2]
         return torch.stack([-moved[1], moved[0]]) if odd else moved
+
+    def apply_first(self, state: Tensor, shared: Shared) -> Tensor:
+        """``P state`` for the first (or only) observable."""
+        if self.diagonal and self.diagonal[0] == 0:
+            return state * shared.tensors[0][0][:, None]
+        moved = self._applied(state, 0, self.others[0][1], shared)
+        return torch.zeros_like(state) if moved is None else moved
 
     def forward(self, state: Tensor, shared: Shared, out: Tensor) -> None:
         """Write expectations ``(n_observables, samples)`` to ``out``."""
