@@ -16,7 +16,7 @@ PIP  := $(BIN) -m pip --disable-pip-version-check install -c constraints.txt
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN) -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow style format docs clean
+.PHONY: help setup python demo test test-slow style format docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -49,7 +49,7 @@ clean: ## remove what was built, but not .venv and not runs/
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The marks are made after pip has succeeded, so an interrupted installation is simply repeated.
-$(VENV)/installed-test: pyproject.toml constraints.txt | $(VENV)/python-ready
+$(VENV)/installed-test: pyproject.toml constraints.txt | python
 	@echo "Installing qpeft and its test tools into $(VENV) (once; a few minutes, mostly PyTorch) ..."
 	$(PIP) -e '.[test]'
 	@touch $@
@@ -59,16 +59,15 @@ $(VENV)/installed-docs: pyproject.toml constraints.txt | $(VENV)/installed-test
 	$(PIP) -e '.[docs]'
 	@touch $@
 
-# A half-made environment (no working interpreter or no pip in it) is made anew.
-$(VENV)/python-ready:
-	@command -v "$(PYTHON)" >/dev/null || { \
-	  echo "error: there is no $(PYTHON); install Python 3.11 or newer, or name one: make PYTHON=/path/to/python" >&2; \
-	  exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "error: qpeft needs Python 3.11 or newer, and $(PYTHON) is $$("$(PYTHON)" -V 2>&1); name a newer one:" \
-	       "make PYTHON=python3.11" >&2; \
-	  exit 1; }
-	@"$(BIN)" -m pip --version >/dev/null 2>&1 || { \
+# Made anew where there is no working interpreter with pip in it, as after an interruption or an upgrade of Python.
+python:
+	@"$(BIN)" -c 'import pip' 2>/dev/null || { \
+	  command -v "$(PYTHON)" >/dev/null || { \
+	    echo "error: there is no $(PYTHON): install Python 3.11 or newer, or name one: make PYTHON=/path/to/python" >&2; \
+	    exit 1; }; \
+	  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: qpeft needs Python 3.11 or newer, and $(PYTHON) is $$("$(PYTHON)" -V 2>&1); name a newer one:" \
+	         "make PYTHON=python3.11" >&2; \
+	    exit 1; }; \
 	  echo "Creating $(VENV) with $$("$(PYTHON)" -V) ..."; \
 	  "$(PYTHON)" -m venv --clear $(VENV); }
-	@touch $@
