@@ -268,3 +268,19 @@ def test_autocast_computes_the_small_contractions_in_full_precision():
         rounded = layer(x)
         assert torch.equal(layer.encoder("default").matrix(), matrix)
     torch.testing.assert_close(rounded.float(), exact, rtol=0.1, atol=0.1)
+
+
+def test_remembered_contractions_follow_the_numbers():
+    layer = adapted_linear(48, 20, arch="mpo")[1]
+    x = torch.randn(3, 48)
+    with torch.no_grad():
+        before = layer(x)
+        assert torch.equal(layer(x), before)
+        for leaf in (layer.qtha_encoder["default"], layer.qtha_decoder["default"]):
+            leaf.weight.data.mul_(0.5)  # past the version counter
+            changed = layer(x)
+            assert not torch.allclose(changed, before)
+            before = changed
+    torch.testing.assert_close(layer(x).detach(), before)
+    layer(x).sum().backward()
+    assert layer.qtha_encoder["default"].weight.grad.abs().sum() > 0

@@ -15,6 +15,7 @@ from torch import nn
 
 from qpeft.adapters.registry import QPeftType
 from qpeft.errors import InputError
+from qpeft.models import resolve_model
 
 _AUTO_CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
@@ -40,8 +41,9 @@ def load(
     model's dtype do not grant.
 
     Args:
-        path: Folder with ``adapter_config.json``, or the name of a repository on the Hugging Face hub.
-        base_model: The base model, loaded or as a folder or name; by default the one named in the configuration.
+        path: Run folder, folder with ``adapter_config.json``, or the name of a repository on the Hugging Face hub.
+        base_model: The base model, loaded or as a folder or name (as for `qpeft.models.resolve_model`); by default
+            the one named in the configuration.
         is_trainable: Whether the adapter is to be trained further.
         adapter_name: Name the adapter gets.
         **model_kwargs: Passed to the base model's ``from_pretrained``, such as ``dtype`` or ``device_map``.
@@ -57,6 +59,8 @@ def load(
         >>> import qpeft
         >>> model = qpeft.load("runs/gsm8k-qtha", dtype="bfloat16")  # doctest: +SKIP
     """
+    if (Path(path) / "adapter" / CONFIG_NAME).is_file():  # a run folder
+        path = Path(path) / "adapter"
     settings = _read_config(path)
     kind = settings.get("peft_type")
     if kind not in QPeftType.__members__:
@@ -103,9 +107,10 @@ def _load_base(
     name = name or config.base_model_name_or_path
     if not name:
         raise InputError(f"the adapter at {path} does not name its base model: pass base_model=")
+    resolved = resolve_model(str(name))
     try:
-        auto_class = getattr(transformers, _auto_class_name(str(name), config.task_type))
-        return auto_class.from_pretrained(str(name), **model_kwargs)
+        auto_class = getattr(transformers, _auto_class_name(str(resolved.folder), config.task_type))
+        return auto_class.from_pretrained(resolved.folder, **model_kwargs)
     except OSError as error:
         raise InputError(
             f"the base model {name} of the adapter at {path} could not be loaded ({str(error).splitlines()[0]}): pass "

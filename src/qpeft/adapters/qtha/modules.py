@@ -14,7 +14,7 @@ LoRA.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -53,11 +53,26 @@ class FlatModule(nn.Module):
         super().__init__()
         self.layout = layout
         self.weight = nn.Parameter(torch.empty(sum(part.size for part in layout)))
+        self._memory: tuple[Tensor, Tensor] | None = None  # (numbers, what was computed from them)
 
     def parts(self) -> dict[str, Tensor]:
         """Views of the parameter by name, in float32 whatever the parameter is kept in."""
         pieces = self.weight.float().split([part.size for part in self.layout])
         return {part.name: piece.view(part.shape) for part, piece in zip(self.layout, pieces, strict=True)}
+
+    def _remember(self, compute: Callable[[], Tensor]) -> Tensor:
+        """``compute()``, kept from the last call where nothing is differentiated and no number has changed.
+
+        Decoding sends one token at a time through the layer, and the contraction would then be most of the work. The
+        numbers themselves are compared, which is cheap, because loaders and sharding write past version counters; on
+        an accelerator the comparison would make the host wait, so there it is computed anew.
+        """
+        weight = self.weight
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or weight.device.type != "cpu":
+            return compute()
+        if self._memory is None or self._memory[0].dtype != weight.dtype or not torch.equal(self._memory[0], weight):
+            self._memory = (weight.detach().clone(), compute())
+        return self._memory[1]
 
     def _own_parts(self) -> Iterator[tuple[str, Tensor]]:
         """Views that write through to the parameter, for the initialisation."""
@@ -107,7 +122,8 @@ class Encoder(FlatModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compress activations ``(..., in_features)`` of the parameter's dtype to ``(..., r)``."""
-        return F.linear(x, self.matrix().to(self.weight.dtype))
+        matrix = self.matrix() if self.mpo is None else self._remember(self.matrix)
+        return F.linear(x, matrix.to(self.weight.dtype))
 
 
 class Decoder(FlatModule):
@@ -145,24 +161,24 @@ class Decoder(FlatModule):
             else:
                 nn.init.kaiming_uniform_(part)
 
-    def expansion(self, parts: dict[str, Tensor]) -> Tensor:
+    def expansion(self) -> Tensor:
         """``MPO_B B`` as one matrix in float32, shape ``(out_features, r)``."""
-        if self.mpo is None:
-            return parts["B"]
-        return self.mpo.apply(parts["MPO_B"], parts["B"].T).T
+        with _full_precision(self.weight):
+            parts = self.parts()
+            if self.mpo is None:
+                return parts["B"]
+            return self.mpo.apply(parts["MPO_B"], parts["B"].T).T
 
     def matrix(self) -> Tensor:
         """The map from the bottleneck through the linear branch alone, shape ``(out_features, r)``."""
         with _full_precision(self.weight):
-            parts = self.parts()
-            return self.expansion(parts) @ parts["W_c"]
+            return self.expansion() @ self.parts()["W_c"]
 
     def forward(self, z: Tensor, q: Tensor | None, scaling: float) -> Tensor:
         """Join ``z`` and ``q``, both ``(..., r)``, into the adapter's output ``(..., out_features)``."""
         dtype = self.weight.dtype
-        with _full_precision(self.weight):
-            parts = self.parts()
-            expansion = self.expansion(parts) * scaling
+        expansion = self.expansion() if self.mpo is None else self._remember(self.expansion)
+        parts = self.parts()
         if q is None:
             u = F.linear(z, parts["W_c"].to(dtype))
         else:
@@ -170,7 +186,7 @@ class Decoder(FlatModule):
             if "W_c" in parts:
                 linear = F.linear(z, parts["W_c"].to(dtype))
                 u = linear * u if self.product else linear + u
-        return F.linear(u, expansion.to(dtype))  # (..., out_features)
+        return F.linear(u * scaling, expansion.to(dtype))  # (..., out_features)
 
 
 class ClassicalBranch(FlatModule):
