@@ -8,6 +8,7 @@ import torch
 from peft import get_peft_model
 from tiny_models import ARCHITECTURES, bert, gpt2, llama, slow_circuit, small_config, tokens
 from torch import nn
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from qpeft import QTHAConfig
 from qpeft.adapters.qtha import QTHALinear
@@ -241,6 +242,14 @@ def test_other_module_types_are_refused(model, target, kind):
         get_peft_model(model(), small_config(target_modules=[target]))
     with pytest.raises(InputError, match="is a Conv2d"):
         get_peft_model(nn.Sequential(nn.Conv2d(1, 2, 3)), small_config(target_modules=["0"]))
+
+
+def test_fused_experts_are_refused():
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
+    model = MixtralForCausalLM(MixtralConfig(vocab_size=64, num_hidden_layers=1, num_local_experts=2, **shape))
+    with pytest.raises(InputError, match=r"is a MixtralExperts, and QTHA adapts linear layers.*fused experts"):
+        get_peft_model(model, small_config(target_modules=["experts"]))
 
 
 def test_missing_targets_are_reported_with_the_nearest_names(caplog):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from peft.tuners.lora import save_as_lora as peft_save_as_lora
+from peft.utils.quantization_utils import ForwardOnlyQuantizationBackend
 from tiny_models import ARCHITECTURES, LINEAR, gpt2, llama, small_config, tokens
 
 from qpeft.errors import InputError, MergeError
@@ -120,3 +121,12 @@ def test_peft_converts_linear_architectures_too(tmp_path):
 def test_export_of_an_unknown_adapter_is_refused(tmp_path):
     with pytest.raises(InputError, match="no QTHA adapter called 'other'"):
         save_as_lora(get_peft_model(llama(), small_config(arch="mpo")), tmp_path, "other")
+
+
+def test_weights_that_cannot_be_written_back_refuse_to_merge():
+    model = get_peft_model(llama(), small_config(arch="mpo"))
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    layer.quantization_backend = ForwardOnlyQuantizationBackend("gptq")
+    with pytest.raises(MergeError, match="cannot be merged into gptq weights"):
+        layer.merge()
+    assert outputs(model).shape == (3, 9, 64)

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from tiny_models import ARCHITECTURES, bert, llama, small_config, tokens
@@ -147,6 +148,19 @@ def test_load_refuses_with_a_sentence(tmp_path):
     file.write_text("{")
     with pytest.raises(InputError, match="is not valid JSON"):
         qpeft.load(tmp_path / "adapter")
+    file.write_text(json.dumps(settings))
+    (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
+    with pytest.raises(InputError, match="without its weights"):
+        qpeft.load(tmp_path / "adapter")
+
+
+def test_load_without_a_network_says_so(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr("qpeft.adapters.loading.hf_hub_download", unreachable)
+    with pytest.raises(InputError, match="neither a folder here nor an adapter that could be fetched"):
+        qpeft.load("someone/adapter")
 
 
 def test_newer_formats_are_refused_and_newer_versions_reported(tmp_path, caplog):

@@ -10,12 +10,14 @@ import transformers
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from peft import PeftConfig, PeftModel
-from peft.utils import CONFIG_NAME
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from torch import nn
 
 from qpeft.adapters.registry import QPeftType
 from qpeft.errors import InputError
 from qpeft.models import resolve_model
+
+_WEIGHT_FILES = (SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)
 
 _AUTO_CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
@@ -68,6 +70,11 @@ def load(
             f"the adapter at {path} is of type {kind}, and qpeft.load reads {', '.join(QPeftType.__members__)}: load "
             "it with peft.PeftModel.from_pretrained"
         )
+    if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in _WEIGHT_FILES):
+        raise InputError(
+            f"{path} holds an adapter's configuration without its weights ({' or '.join(_WEIGHT_FILES)}): it was not "
+            "saved completely; use an earlier checkpoint"
+        )
     config = PeftConfig.from_pretrained(str(path))
     if not isinstance(base_model, nn.Module):
         base_model = _load_base(path, config, base_model, model_kwargs)
@@ -107,7 +114,13 @@ def _load_base(
     name = name or config.base_model_name_or_path
     if not name:
         raise InputError(f"the adapter at {path} does not name its base model: pass base_model=")
-    resolved = resolve_model(str(name))
+    try:
+        resolved = resolve_model(str(name))
+    except InputError as error:
+        raise InputError(
+            f"the base model of the adapter at {path} is not to be found ({error}): pass the folder it is in as "
+            "base_model="
+        ) from error
     try:
         auto_class = getattr(transformers, _auto_class_name(str(resolved.folder), config.task_type))
         return auto_class.from_pretrained(resolved.folder, **model_kwargs)
