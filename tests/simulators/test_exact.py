@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qpeft.circuits import Circuit, Gate, Input, Weight, qtha_block, rotation_cnot_ring, simplified_two_design
 from qpeft.errors import InputError
-from qpeft.simulators import MAX_QUBITS, exact, run
+from qpeft.simulators import MAX_QUBITS, run, statevector
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "circuits"))
 from random_circuits import circuits
@@ -100,7 +100,7 @@ def test_chunking_changes_nothing_but_rounding(circuit, monkeypatch):
     inputs, weights = angles_for(circuit, 67, dtype=torch.float32)
     whole = run(circuit, inputs, weights)
     whole_gradients = torch.autograd.grad(whole.square().sum(), (inputs, weights))
-    monkeypatch.setitem(exact._CHUNK_SAMPLES, "cpu", 16)
+    monkeypatch.setattr(statevector, "_CHUNK_SAMPLES", 16)
     parts = run(circuit, inputs, weights)
     parts_gradients = torch.autograd.grad(parts.square().sum(), (inputs, weights))
     torch.testing.assert_close(parts, whole, rtol=0, atol=2e-6)

@@ -269,7 +269,6 @@ class _Operators:
         group = self.group
         both = gradient + gradient.transpose(1, 2)
         adjoint = torch.bmm(self._by_cone(self.applied), both).transpose(0, 1).reshape(self.applied.shape)
-        self.chunk.gradient = adjoint.new_zeros(group.angles.n_samples, adjoint.shape[2])
         states = list(self.states)
         for step, shared in zip(reversed(group.steps), reversed(self.shared), strict=True):
             output = states.pop()

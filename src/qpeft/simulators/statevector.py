@@ -21,7 +21,7 @@ from qpeft.simulators.steps import (
     product_state_backward,
 )
 
-_CHUNK_BYTES = 1 << 18  # one state of a chunk; a few of them have to fit into a core's second-level cache
+_CHUNK_BYTES = 1 << 19  # one state of a chunk; a few of them have to fit into a core's second-level cache
 _CHUNK_SAMPLES = 1024
 _ACCELERATOR_CHUNK_BYTES = 1 << 26  # accelerators want many samples per launch
 
@@ -68,7 +68,6 @@ class StateVectorEngine:
             states = [tree[-1][0]]  # (parts, 2**n, samples) after every step
             for step, shared in zip(self.steps, call.shared, strict=True):
                 states.append(step.forward(states[-1], shared, chunk))
-            chunk.gradient = inputs.new_zeros(n_samples, chunk.cos.shape[1])
             adjoint = self.readout.backward(gradient[part].t(), states[-1], call.readout)
             for step, shared in zip(reversed(self.steps), reversed(call.shared), strict=True):
                 output = states.pop()

@@ -74,7 +74,11 @@ class Chunk:
     cos: Tensor  # (n_turns, samples) of half angles
     sin: Tensor
     phases: Tensor  # (n_phases, samples)
-    gradient: Tensor | None = None  # (n_turns + n_phases, samples), filled by the adjoints
+    gradient: Tensor = field(init=False)  # (n_turns + n_phases, samples), filled by the adjoints
+
+    def __post_init__(self) -> None:
+        rows = self.cos.shape[0] + self.phases.shape[0]
+        self.gradient = self.cos.new_zeros(rows, self.cos.shape[1])
 
 
 @dataclass
@@ -188,7 +192,6 @@ class TurnStep:
         return torch.bmm(block.expand(split.shape[0], -1, -1), split).view_as(state)
 
     def backward(self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, parts: int) -> Tensor:
-        assert chunk.gradient is not None
         # Rotations of different wires commute, so all gradients can be read from the output of the whole step.
         for place, (first, rows) in enumerate(self.blocks):
             left, right = self._split(adjoint, first, len(rows)), self._split(output, first, len(rows))
@@ -245,7 +248,6 @@ class ControlledTurnStep:
         return self._turn(state, shared, chunk, 1)
 
     def backward(self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, parts: int) -> Tensor:
-        assert chunk.gradient is not None
         gradient = _rotation_gradient(self._controlled_pairs(adjoint), self._controlled_pairs(output))
         if self.per_sample:
             chunk.gradient[self.row] = gradient
@@ -307,7 +309,6 @@ class PhaseStep:
         return turned
 
     def backward(self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, parts: int) -> Tensor:
-        assert chunk.gradient is not None
         if self.is_sign:
             return adjoint * shared.tensors[0]
         cos, sin = self._factors(shared, chunk)

@@ -1,0 +1,121 @@
+"""Light cones: which qubits an expectation depends on, and that both engines agree."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qpeft.circuits import (
+    Circuit,
+    Gate,
+    Input,
+    Observable,
+    Weight,
+    qtha_block,
+    rotation_cnot_ring,
+    simplified_two_design,
+)
+from qpeft.simulators.lightcone import LightConeEngine, find_cone
+from qpeft.simulators.lowering import lower
+from qpeft.simulators.statevector import StateVectorEngine
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "circuits"))
+from random_circuits import circuits
+
+
+def both_engines(circuit):
+    return LightConeEngine.for_circuit(circuit), StateVectorEngine(lower(circuit), circuit.n_inputs, circuit.n_weights)
+
+
+def assert_engines_agree(circuit, seed=0):
+    cones, states = both_engines(circuit)
+    if cones is None:
+        return False
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(5, circuit.n_inputs, generator=generator).double()
+    weights = torch.randn(circuit.n_weights, generator=generator).double()
+    gradient = torch.randn(5, circuit.n_observables, generator=generator).double()
+    torch.testing.assert_close(cones.evaluate(inputs, weights), states.evaluate(inputs, weights), rtol=0, atol=1e-12)
+    pairs = zip(
+        cones.differentiate(gradient, inputs, weights), states.differentiate(gradient, inputs, weights), strict=True
+    )
+    for a, b in pairs:
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    return True
+
+
+@st.composite
+def encoded_once(draw):
+    """An RY encoding, then a random circuit whose other angles are weights or constants."""
+    circuit = draw(circuits(max_qubits=6, max_gates=20))
+    encoding = tuple(Gate("RY", wire, Input(wire)) for wire in range(circuit.n_qubits))
+    gates = tuple(
+        Gate(g.name, g.wires, 0.5 + g.angle.index) if isinstance(g.angle, Input) else g for g in circuit.gates
+    )
+    return Circuit(circuit.n_qubits, encoding + gates, circuit.observables)
+
+
+@settings(max_examples=120, deadline=None)
+@given(encoded_once(), st.integers(0, 1000))
+def test_engines_agree_on_random_circuits(circuit, seed):
+    assert assert_engines_agree(circuit, seed)
+
+
+@pytest.mark.parametrize(
+    "circuit",
+    [
+        qtha_block(9, 1),
+        qtha_block(5, 1),
+        qtha_block(2, 1),
+        qtha_block(7, 1, gate_order="older"),
+        rotation_cnot_ring(5, 3),
+        simplified_two_design(9, 1),
+    ],
+)
+def test_engines_agree_on_ansaetze(circuit):
+    assert assert_engines_agree(circuit)
+
+
+@pytest.mark.parametrize("n_qubits", [5, 8, 12])
+def test_one_layer_of_qtha_reaches_two_neighbours_on_either_side(n_qubits):
+    circuit = qtha_block(n_qubits, 1)
+    for wire in range(n_qubits):
+        wires, _ = find_cone(circuit, Observable(f"Z{wire}"))
+        assert set(wires) == {(wire + d) % n_qubits for d in (-2, -1, 0, 1, 2)}
+    cones = LightConeEngine.for_circuit(circuit)
+    assert [group.cones for group in cones.groups] == [n_qubits]  # a ring: all cones in one group
+
+
+def test_cones_leave_out_what_does_not_matter():
+    circuit = Circuit(
+        4,
+        (
+            Gate("RY", 0, Input(0)),
+            Gate("RY", 1, Input(1)),
+            Gate("CNOT", (0, 2)),  # the control is only read
+            Gate("CRZ", (0, 1), Weight(0)),  # diagonal before a measurement in Z
+            Gate("H", 3),
+        ),
+    )
+    wires, gates = find_cone(circuit, Observable("Z0"))
+    assert (wires, gates) == ([0], [circuit.gates[0]])
+    wires, gates = find_cone(circuit, Observable("X0"))
+    assert set(wires) == {0, 1, 2}
+    wires, gates = find_cone(circuit, Observable("Z2"))
+    assert set(wires) == {0, 2}
+    assert gates == [circuit.gates[0], circuit.gates[2]]
+
+
+@pytest.mark.parametrize(
+    "circuit",
+    [
+        qtha_block(4, 2),  # inputs are read again
+        rotation_cnot_ring(8, 3),  # cones reach all eight qubits
+        Circuit(1, (Gate("RY", 0, 0.3), Gate("RZ", 0, Input(0)), Gate("RY", 0, 0.2))),  # encoding is not RY on |0>
+    ],
+)
+def test_other_circuits_use_the_state_vector(circuit):
+    assert LightConeEngine.for_circuit(circuit) is None
