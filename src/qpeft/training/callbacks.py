@@ -6,29 +6,40 @@ Progress is not shown here; whoever starts a run may pass a callback of their ow
 from __future__ import annotations
 
 import json
-import os
+import logging
+import math
+import shutil
 import signal
 import threading
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from qpeft.errors import TrainingError
-from qpeft.training.run_folder import COMPLETE, RunFolder, read_metrics
+from qpeft.training.run_folder import RunFolder, mark_complete
+
+logger = logging.getLogger(__name__)
 
 
 class MetricLines(TrainerCallback):
-    """Appends one JSON line per logged step to `metrics.jsonl`, with tokens per second of the training steps alone."""
+    """Appends one JSON line per logged step to `metrics.jsonl`, with tokens per second of the training steps alone.
+
+    Tokens are counted by the trainer's state, which a resumed run takes up again, and not by TRL's own count, which
+    begins at zero there.
+    """
 
     def __init__(self, folder: RunFolder):
         self.folder = folder
-        earlier = [line for line in read_metrics(folder.metrics) if "num_tokens" in line]
-        self._tokens_before_resume = earlier[-1]["num_tokens"] if earlier else 0
         self._seconds = 0.0
         self._started: float | None = None
         self._last: tuple[float, float] = (0.0, 0.0)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._last = (state.num_input_tokens_seen, 0.0)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._started = time.perf_counter()
@@ -39,6 +50,8 @@ class MetricLines(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._stop_clock()
+        # A resumed run begins a new mean at its checkpoint; so the straight run has to end one there.
+        control.should_log |= control.should_save
 
     def _stop_clock(self) -> None:
         if self._started is not None:
@@ -53,21 +66,23 @@ class MetricLines(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        if not logs:
+        if not logs or "train_loss" in logs:  # the summary at the end speaks of this process alone
             return
-        line = {"step": state.global_step, **{key: _plain(value) for key, value in logs.items()}}
-        if "loss" in line and "num_tokens" in line:
-            tokens = float(line["num_tokens"])
-            seconds = self._seconds - self._last[1]
-            logs["tokens_per_second"] = line["tokens_per_second"] = (
-                (tokens - self._last[0]) / seconds if seconds > 0 else 0.0
-            )
+        if "loss" in logs:
+            tokens, seconds = state.num_input_tokens_seen, self._seconds - self._last[1]
+            logs["num_tokens"] = tokens
+            logs["tokens_per_second"] = (tokens - self._last[0]) / seconds if seconds > 0 else 0.0
+            logs["seconds"] = round(self._seconds, 3)
             self._last = (tokens, self._seconds)
-            line["num_tokens"] = self._tokens_before_resume + tokens
-            line["seconds"] = round(self._seconds, 3)
+        kept = {key: _plain(value) for key, value in logs.items() if key not in _SINCE_RESUME}
+        line = {"step": state.global_step, **kept}
         if state.is_world_process_zero:
             with open(self.folder.metrics, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+
+
+#: what the libraries count from the start of the process, not of the run
+_SINCE_RESUME = frozenset({"train_runtime", "train_tokens_per_second", "num_input_tokens_seen", "eval_num_tokens"})
 
 
 def _plain(value: Any) -> Any:
@@ -75,21 +90,26 @@ def _plain(value: Any) -> Any:
 
 
 class CompleteCheckpoints(TrainerCallback):
-    """Marks a checkpoint once all of it is on disk, so that a resume never starts from half a checkpoint."""
+    """Marks a checkpoint once all of it is on disk, then removes the oldest beyond `keep`.
+
+    The trainer's own removal comes before the mark, so that a kill in between could leave no checkpoint at all.
+    """
+
+    def __init__(self, folder: RunFolder, keep: int):
+        self.folder = folder
+        self.keep = keep
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
-        folder = os.path.join(str(args.output_dir), f"checkpoint-{state.global_step}")
-        for name in os.listdir(folder):
-            with open(os.path.join(folder, name), "rb") as file:
-                os.fsync(file.fileno())
-        with open(os.path.join(folder, COMPLETE), "w", encoding="utf-8") as file:
-            os.fsync(file.fileno())
+        mark_complete(self.folder.checkpoints / f"checkpoint-{state.global_step}")
+        for old in self.folder.complete_checkpoints()[: -self.keep]:
+            if old != Path(state.best_model_checkpoint or ""):
+                shutil.rmtree(old, ignore_errors=True)
 
 
-class FiniteGradients(TrainerCallback):
-    """Stops before an update that would write NaN or infinity into the adapter."""
+class FiniteNumbers(TrainerCallback):
+    """Stops at a gradient, an adapter or a validation loss that is not a number, before any of it is saved."""
 
     def on_pre_optimizer_step(
         self,
@@ -101,9 +121,36 @@ class FiniteGradients(TrainerCallback):
     ) -> None:
         if model is None or args.fp16:  # the scaler of fp16 skips such steps by itself
             return
-        total = sum(parameter.grad.sum() for parameter in model.parameters() if parameter.grad is not None)
-        if isinstance(total, torch.Tensor) and not torch.isfinite(total).item():
+        if not _finite(parameter.grad for parameter in model.parameters() if parameter.grad is not None):
             raise TrainingError(f"the gradient stopped being a number at step {state.global_step + 1}")
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module | None = None,
+        **_: Any,
+    ) -> None:
+        if model is not None and not _finite(p for p in model.parameters() if p.requires_grad):
+            raise TrainingError(f"the adapter stopped holding finite numbers at step {state.global_step}")
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        loss = (metrics or {}).get("eval_loss", 0.0)
+        if not math.isfinite(loss):
+            raise TrainingError(f"the validation loss became {loss} at step {state.global_step}")
+
+
+def _finite(tensors: Iterable[torch.Tensor]) -> bool:
+    total = sum(tensor.detach().sum(dtype=torch.float64).cpu() for tensor in tensors)
+    return math.isfinite(float(total))
 
 
 class StopOnSignal(TrainerCallback):
@@ -128,10 +175,11 @@ class StopOnSignal(TrainerCallback):
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
+        logger.warning("stopping: this step is finished and saved first; once more stops at once")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._asked and self.stopped_at is None:
             self.stopped_at = state.global_step
-            control.should_save = True
+            control.should_save = control.should_log = True
             control.should_evaluate = False
             control.should_training_stop = True

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from qpeft.data import EncodingReport, Example, encode_dataset, generate_examples, load, split_examples
+from qpeft.data.arithmetic import Split
 from qpeft.errors import InputError
 from qpeft.training.recipe import DataSection, Recipe
 
@@ -33,8 +34,8 @@ def training_examples(data: DataSection) -> tuple[list[Example], list[Example]]:
     """
     if data.train == "arithmetic":
         return (
-            generate_examples(data.train_samples or TRAIN_PROBLEMS, data.seed, "train", data.max_steps),
-            generate_examples(data.validation_samples or VALIDATION_PROBLEMS, data.seed, "validation", data.max_steps),
+            _problems(data, data.train_samples or TRAIN_PROBLEMS, data.seed, "train"),
+            _problems(data, data.validation_samples or VALIDATION_PROBLEMS, data.seed, "validation"),
         )
     train = _read(data, data.train, "train")
     if data.validation is not None:
@@ -54,13 +55,12 @@ def held_out_examples(data: DataSection, limit: int | None, seed: int = 0) -> li
     Raises:
         InputError: no test set is named, or its file is missing, empty or malformed.
     """
-    if data.test is None and data.train == "arithmetic":
-        return generate_examples(limit or VALIDATION_PROBLEMS, seed, "test", data.max_steps)
-    if data.test is None:
+    source = data.test or ("arithmetic" if data.train == "arithmetic" else None)
+    if source is None:
         raise InputError("the recipe names no test set: set data.test to a JSON lines file or a hub name")
-    if data.test == "arithmetic":
-        return generate_examples(limit or VALIDATION_PROBLEMS, seed, "test", data.max_steps)
-    return _read(data, data.test, "test")[:limit]
+    if source == "arithmetic":
+        return _problems(data, limit or VALIDATION_PROBLEMS, seed, "test")
+    return _read(data, source, "test")[:limit]
 
 
 def encode_examples(
@@ -103,6 +103,10 @@ def _classified(examples: list[Example], tokenizer: PreTrainedTokenizerBase, max
         encoded = tokenizer(example.question, truncation=True, max_length=max_length)
         rows.append({**encoded, "labels": int(label)})
     return Dataset.from_list(rows)
+
+
+def _problems(data: DataSection, n: int, seed: int, split: Split) -> list[Example]:
+    return generate_examples(n, seed, split, data.max_steps, data.largest)
 
 
 def _read(data: DataSection, source: str, split: str) -> list[Example]:

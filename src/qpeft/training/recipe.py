@@ -12,10 +12,11 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.errors import PydanticSchemaGenerationError
 
 from qpeft.errors import InputError
 
@@ -25,7 +26,7 @@ EvaluationTask = Literal["arithmetic", "gsm8k", "mawps", "perplexity", "dialogue
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class ModelSection(_Section):
@@ -36,6 +37,13 @@ class ModelSection(_Section):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     task: Task = Field("causal-lm", description="sequence-classification puts a new head on the model")
     num_labels: int = Field(2, ge=2, description="classes, for sequence-classification")
+
+
+#: fields of adapter configs that the run, and not the recipe, decides
+_NOT_FOR_RECIPES = frozenset({
+    "auto_mapping", "base_model_name_or_path", "format_version", "inference_mode", "library_version", "peft_type",
+    "peft_version", "revision", "task_type",
+})  # fmt: skip
 
 
 class AdapterSection(BaseModel):
@@ -51,10 +59,12 @@ class AdapterSection(BaseModel):
 
     @model_validator(mode="after")
     def _fields_exist(self) -> AdapterSection:
-        known = {field.name for field in dataclasses.fields(adapter_config_class(self.method))}
+        known = {field.name for field in dataclasses.fields(adapter_config_class(self.method))} - _NOT_FOR_RECIPES
         for key in self.fields:
             if key not in known:
-                raise ValueError(f"unknown key adapter.{key} for method {self.method}{_nearest(key, known)}")
+                raise ValueError(
+                    f"unknown key adapter.{key} for method {self.method}{_nearest(key, known, 'adapter.')}"
+                )
         return self
 
     def build(self) -> Any:
@@ -64,8 +74,20 @@ class AdapterSection(BaseModel):
             return config_class(**self.fields)
         except InputError:
             raise
-        except (TypeError, ValueError) as error:
-            raise InputError(f"the adapter section is not usable: {error}") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(self.explain(error)) from error
+
+    def explain(self, error: Exception) -> str:
+        """One sentence for what a method made of the fields: peft checks few types, and fails wherever one matters."""
+        hints = get_type_hints(adapter_config_class(self.method))
+        for key, value in self.fields.items():
+            try:
+                TypeAdapter(hints[key]).validate_python(value)
+            except ValidationError as wrong:
+                return f"adapter.{key} cannot be {_shown(value)}: {_lower(wrong.errors()[0]['msg'])}"
+            except PydanticSchemaGenerationError:
+                continue
+        return f"the adapter section is not usable: {error}"
 
 
 class DataSection(_Section):
@@ -79,6 +101,7 @@ class DataSection(_Section):
     answer_field: str | None = Field(None, description="name of the answer field, for layout pair")
     keep_calculator_marks: bool = Field(False, description="keep the <<48/2=24>> of GSM8K in the solutions")
     max_steps: int = Field(3, ge=1, le=3, description="arithmetic: the longest solution, in steps")
+    largest: int = Field(200, ge=5, description="arithmetic: the largest number in a problem or its solution")
     train_samples: int | None = Field(None, ge=1, description="use at most so many; arithmetic makes so many")
     validation_samples: int | None = Field(None, ge=1, description="use at most so many; arithmetic makes so many")
     validation_fraction: float = Field(0.05, gt=0, lt=1, description="share of train kept aside for validation")
@@ -154,7 +177,17 @@ def adapter_config_class(method: str) -> Any:
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """YAML 1.1 reads `2e-4` as text; people mean the number."""
+    """YAML 1.1 reads `2e-4` as text, where people mean the number, and lets the second of two equal keys win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value} stands there twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 _RecipeLoader.add_implicit_resolver(
@@ -183,10 +216,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        others = [str(other) for other in path.parent.glob("*.y*ml")]
+        others = [*(str(other) for other in path.parent.glob("*.y*ml")), *packaged_recipes()]
         raise InputError(f"there is no recipe {path}{_nearest(str(path), others)}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the recipe {path} cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InputError(f"the recipe {path} cannot be read ({reason}): give a YAML file") from error
     try:
         values = yaml.load(text, _RecipeLoader)
     except yaml.YAMLError as error:
@@ -206,7 +240,11 @@ def make_recipe(values: Mapping[str, Any], overrides: Sequence[str] = (), source
     Raises:
         InputError: a key is unknown, a value has the wrong type or lies outside its limits.
     """
-    values = _deep_copy(values)
+    try:
+        values = _deep_copy(values)
+    except RecursionError as error:
+        raise InputError(f"{source}: a section contains itself; write it out") from error
+    values = {key: value for key, value in values.items() if value is not None}  # a section's name and nothing below
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
@@ -230,13 +268,31 @@ def make_recipe(values: Mapping[str, Any], overrides: Sequence[str] = (), source
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise InputError(_sentence(error, source)) from error
-    _check_trl_fields(recipe.training.trl)
-    recipe.adapter.build()
+    try:
+        _check_scheduler(recipe.training.lr_scheduler_type)
+        _check_trl_fields(recipe.training.trl)
+        recipe.adapter.build()
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
     return recipe
 
 
-#: fields of SFTConfig that the recipe's other keys decide
-_OWNED = frozenset({"output_dir", "dataset_kwargs", "max_length", "remove_unused_columns", "report_to", "packing"})
+#: fields of SFTConfig that the recipe's other keys, or the run folder, decide
+_OWNED = frozenset({
+    "output_dir", "dataset_kwargs", "max_length", "remove_unused_columns", "report_to", "packing", "save_strategy",
+    "save_only_model", "logging_strategy", "logging_nan_inf_filter", "disable_tqdm", "use_cpu",
+    "resume_from_checkpoint",
+})  # fmt: skip
+
+
+def _check_scheduler(name: str) -> None:
+    from transformers import SchedulerType
+
+    known = [kind.value for kind in SchedulerType]
+    if name not in known:
+        raise InputError(
+            f"training.lr_scheduler_type cannot be {name!r}{_nearest(name, known)}; there are: {', '.join(known)}"
+        )
 
 
 def _check_trl_fields(fields: Mapping[str, Any]) -> None:
@@ -268,7 +324,17 @@ def _sentence(error: ValidationError, source: str) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("value_error", "assertion_error"):
         return f"{source}: {message}"
-    return f"{source}: {place} cannot be {problem['input']!r}: {message[0].lower() + message[1:]}"
+    if problem["type"] == "model_type":
+        message = "it is a section and needs keys below it"
+    return f"{source}: {place} cannot be {_shown(problem['input'])}: {_lower(message)}"
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else repr(value)
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _nearest(key: str, known: Iterable[str], prefix: str = "") -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
 
-import yaml
 from peft import PeftModel, get_peft_model
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 
@@ -16,12 +17,13 @@ from qpeft.adapters import QTHAConfig, count_parameters
 from qpeft.data import EncodingReport
 from qpeft.errors import InputError, Interrupted, TrainingError
 from qpeft.models import load_model, load_tokenizer
+from qpeft.models.cache import is_disk_full
 from qpeft.training.callbacks import StopOnSignal
 from qpeft.training.datasets import Encoded, encode_examples, training_examples
 from qpeft.training.memory import peak_memory_bytes
-from qpeft.training.recipe import Recipe
+from qpeft.training.recipe import Recipe, load_recipe
 from qpeft.training.run_folder import RunFolder, read_metrics, versions, write_json, write_text
-from qpeft.training.trainer import build_trainer
+from qpeft.training.trainer import build_trainer, training_arguments
 
 Say = Callable[[str], None]
 
@@ -83,9 +85,15 @@ def prepare(recipe: Recipe, say: Say = lambda _: None) -> _Prepared:
     set_seed(recipe.training.seed)
     try:
         adapted = get_peft_model(model, config)
-    except ValueError as error:
-        raise InputError(f"the adapter does not fit {section.name}: {error}") from error
-    return _Prepared(adapted, tokenizer, data, adapted.device.type)
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        reason = str(error) if isinstance(error, ValueError) else recipe.adapter.explain(error)
+        raise InputError(f"the adapter does not fit {section.name}: {reason}") from error
+    rate = recipe.training.angle_learning_rate
+    if rate is not None and not parameter_table(adapted).get("angles"):
+        raise InputError(f"training.angle_learning_rate is {rate}, and this adapter has no angles: leave it out")
+    device = adapted.device.type
+    training_arguments(recipe, RunFolder(recipe.output), device, data.validation is not None)  # refuses wrong values
+    return _Prepared(adapted, tokenizer, data, device)
 
 
 def dry_run(recipe: Recipe, say: Say = lambda _: None) -> Preparation:
@@ -94,7 +102,7 @@ def dry_run(recipe: Recipe, say: Say = lambda _: None) -> Preparation:
     section = recipe.training
     per_step = section.per_device_train_batch_size * section.gradient_accumulation_steps
     steps_per_epoch = -(-len(ready.data.train) // per_step)
-    steps = section.max_steps if section.max_steps > 0 else int(-(-section.num_train_epochs * steps_per_epoch // 1))
+    steps = section.max_steps if section.max_steps > 0 else math.ceil(section.num_train_epochs * steps_per_epoch)
     return Preparation(parameter_table(ready.model), ready.data.report, steps)
 
 
@@ -111,10 +119,12 @@ def train(
     the same adapter as a run that was never stopped.
 
     Raises:
-        InputError: something in the recipe cannot be used, or the folder already holds a run.
-        TrainingError: the loss or the gradient stopped being a number.
+        InputError: something in the recipe cannot be used, or the folder already holds a run; nothing has changed.
+        TrainingError: the loss or the gradient stopped being a number, or the disk is full.
         Interrupted: the user stopped the run; a checkpoint has been saved.
     """
+    if resume and overwrite:
+        raise InputError("resume goes on with a run and overwrite replaces it: ask for one of them")
     folder = RunFolder(recipe.output)
     with folder.locked():
         return _train(recipe, folder, resume, overwrite, callbacks, say)
@@ -123,9 +133,7 @@ def train(
 def _train(
     recipe: Recipe, folder: RunFolder, resume: bool, overwrite: bool, callbacks: Sequence[TrainerCallback], say: Say
 ) -> TrainingResult:
-    if overwrite:
-        folder.clear()
-    elif folder.recipe.exists():
+    if folder.holds_run() and not overwrite:
         if not resume:
             raise InputError(
                 f"{folder.path} already holds a run: go on with it (--resume), replace it (--overwrite), or set "
@@ -135,25 +143,31 @@ def _train(
         if folder.result.exists():
             return TrainingResult(**json.loads(folder.result.read_text(encoding="utf-8"))["training"])
     ready = prepare(recipe, say)
-    write_text(folder.recipe, recipe.to_yaml())
+    if overwrite:  # only now, so that a recipe that cannot be used does not cost the earlier run
+        folder.clear()
+    with _explained(folder):
+        return _run(recipe, folder, ready, callbacks, say)
+
+
+def _run(
+    recipe: Recipe, folder: RunFolder, ready: _Prepared, callbacks: Sequence[TrainerCallback], say: Say
+) -> TrainingResult:
+    write_text(folder.recipe, recipe.to_yaml())  # from here on the folder holds a run
     write_json(folder.versions, versions())
     checkpoint = folder.last_checkpoint()
+    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    folder.rewind_metrics(done)
     if checkpoint is not None:
         say(f"going on from {checkpoint.name}")
-    folder.rewind_metrics(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     stop = StopOnSignal()
     trainer = build_trainer(
         recipe, folder, ready.model, ready.tokenizer, ready.data.train, ready.data.validation, ready.device,
-        [stop, *callbacks],
+        [stop, *callbacks], first_step=done + 1,
     )  # fmt: skip
     started = time.monotonic()
     try:
         with stop:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except TrainingError as error:
-        last = folder.last_checkpoint()
-        kept = f"the last good checkpoint is {last}" if last else "no checkpoint had been saved yet"
-        raise TrainingError(f"{error}; {kept}; lower training.learning_rate and start again") from error
     finally:
         for callback in callbacks:
             getattr(callback, "close", lambda: None)()
@@ -162,28 +176,37 @@ def _train(
             f"stopped at step {stop.stopped_at} of {trainer.state.max_steps}, everything is saved; go on with: "
             f"qpeft train {folder.path} --resume"
         )
-    eval_loss = _final_eval_loss(trainer, ready.data.validation, folder)
     seconds = time.monotonic() - started
     _save(ready, folder)
-    result = _result(folder, ready, trainer.state.global_step, eval_loss, seconds)
+    result = _result(folder, ready, trainer.state.global_step, seconds)
     write_json(folder.result, {"training": asdict(result)})
     return result
 
 
-def _final_eval_loss(trainer: Any, validation: Any | None, folder: RunFolder) -> float | None:
-    if validation is None:
-        return None
-    step = trainer.state.global_step
-    for line in read_metrics(folder.metrics):
-        if line["step"] == step and "eval_loss" in line:
-            return float(line["eval_loss"])
-    return float(trainer.evaluate()["eval_loss"])
+@contextmanager
+def _explained(folder: RunFolder) -> Iterator[None]:
+    """Add to what stops a run what is left of it."""
+    try:
+        yield
+    except TrainingError as error:
+        raise TrainingError(f"{error}; {_kept(folder)}; lower training.learning_rate and start again") from error
+    except Exception as error:
+        # torch's writer of archives does not say what kept it from writing
+        if not is_disk_full(error) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise TrainingError(
+            f"the disk of {folder.path} is full; {_kept(folder)}; free some space and go on with: "
+            f"qpeft train {folder.path} --resume"
+        ) from error
+
+
+def _kept(folder: RunFolder) -> str:
+    last = folder.last_checkpoint()
+    return f"the last good checkpoint is {last}" if last else "no checkpoint had been saved yet"
 
 
 def _save(ready: _Prepared, folder: RunFolder) -> None:
     """Write the adapter beside its place and move it there whole."""
-    import shutil
-
     fresh = folder.path / ".adapter"
     shutil.rmtree(fresh, ignore_errors=True)
     ready.model.save_pretrained(str(fresh))
@@ -192,16 +215,16 @@ def _save(ready: _Prepared, folder: RunFolder) -> None:
     fresh.rename(folder.adapter)
 
 
-def _result(
-    folder: RunFolder, ready: _Prepared, steps: int, eval_loss: float | None, seconds: float
-) -> TrainingResult:
-    lines = [line for line in read_metrics(folder.metrics) if "loss" in line]
+def _result(folder: RunFolder, ready: _Prepared, steps: int, seconds: float) -> TrainingResult:
+    metrics = read_metrics(folder.metrics)
+    lines = [line for line in metrics if "loss" in line]
+    eval_losses = [line["eval_loss"] for line in metrics if "eval_loss" in line]
     tail = lines[-max(1, len(lines) // 10) :]
     speeds = sorted(line["tokens_per_second"] for line in lines if "tokens_per_second" in line)
     return TrainingResult(
         steps=steps,
-        train_loss=sum(line["loss"] for line in tail) / max(len(tail), 1),
-        eval_loss=eval_loss,
+        train_loss=sum(line["loss"] for line in tail) / len(tail),
+        eval_loss=eval_losses[-1] if eval_losses else None,
         tokens_per_second=speeds[len(speeds) // 2] if speeds else 0.0,
         seconds=seconds,
         peak_memory_bytes=peak_memory_bytes(ready.device),
@@ -228,13 +251,12 @@ def parameter_table(model: PeftModel) -> dict[str, int]:
 
 
 def _check_same_recipe(recipe: Recipe, folder: RunFolder) -> None:
-    stored = yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))
-    for section, values in recipe.model_dump().items():
-        if section in ("output", "evaluation"):  # may change without changing the training
-            continue
-        for key, value in values.items():
-            if stored.get(section, {}).get(key) != value:
+    before, now = load_recipe(folder.recipe).model_dump(), recipe.model_dump()
+    for section in ("model", "adapter", "data", "training"):  # the others do not change the training
+        for key in sorted(before[section].keys() | now[section].keys()):
+            was, wanted = before[section].get(key), now[section].get(key)
+            if was != wanted:
                 raise InputError(
-                    f"{folder.path} was started with {section}.{key} = {stored.get(section, {}).get(key)!r}, not "
-                    f"{value!r}: resume with the same recipe (qpeft train {folder.path} --resume), or use --overwrite"
+                    f"{folder.path} was started with {section}.{key} = {was!r}, not {wanted!r}: resume with the same "
+                    f"recipe (qpeft train {folder.path} --resume), or use --overwrite"
                 )

@@ -2,8 +2,9 @@
 
 ```
 runs/NAME/
-  recipe.yaml        the resolved recipe            versions.json   packages, machine, commit of the run
+  recipe.yaml        the resolved recipe            versions.json   packages and machine
   metrics.jsonl      one line per logged step       result.json     the numbers of the finished run
+  answers.jsonl      what it answered, if measured
   checkpoints/       to resume from                 adapter/        the trained adapter and tokenizer
   tensorboard/       event files                    plots/          PNG files
 ```
@@ -18,7 +19,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ from typing import Any
 from qpeft.errors import InputError
 from qpeft.version import __version__
 
-#: written into a checkpoint after the trainer has finished it; a checkpoint without it was cut off while being written
-COMPLETE = "complete"
+#: written into a checkpoint after the trainer has finished it: sizes of its files, by which one that was cut off
+#: while being written, or half removed, is told apart
+COMPLETE = "complete.json"
 
 
 class RunFolder:
@@ -39,6 +41,7 @@ class RunFolder:
         self.versions = self.path / "versions.json"
         self.metrics = self.path / "metrics.jsonl"
         self.result = self.path / "result.json"
+        self.answers = self.path / "answers.jsonl"
         self.adapter = self.path / "adapter"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
@@ -61,18 +64,44 @@ class RunFolder:
         with lock:
             if not _try_lock(lock):
                 raise InputError(f"another run is using {self.path}: wait for it, or set output to another folder")
-            yield
+            try:
+                yield
+            finally:
+                if os.listdir(self.path) == [".lock"]:  # refused before anything was written: leave no trace
+                    with suppress(OSError):
+                        os.unlink(self.path / ".lock")
+                        self.path.rmdir()
 
-    def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that was written completely; half-written ones are removed."""
+    def holds_run(self) -> bool:
+        """Whether a run was started here.
+
+        Raises:
+            InputError: the folder holds something else, which a run could damage.
+        """
+        if self.recipe.exists():
+            return True
+        others = [name for name in os.listdir(self.path) if not name.startswith(".")] if self.path.exists() else []
+        if others:
+            raise InputError(f"{self.path} holds {sorted(others)[0]} but no run: set output to a new or empty folder")
+        return False
+
+    def complete_checkpoints(self) -> list[Path]:
+        """The checkpoints that were written completely, oldest first; half-written ones are removed."""
         found: list[tuple[int, Path]] = []
         for folder in self.checkpoints.glob("checkpoint-*"):
             step = folder.name.rpartition("-")[2]
-            if not (folder / COMPLETE).exists():
-                shutil.rmtree(folder, ignore_errors=True)
-            elif step.isdigit():
+            if not step.isdigit():
+                continue
+            if _is_complete(folder):
                 found.append((int(step), folder))
-        return max(found)[1] if found else None
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+        return [folder for _, folder in sorted(found)]
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that was written completely."""
+        complete = self.complete_checkpoints()
+        return complete[-1] if complete else None
 
     def rewind_metrics(self, step: int) -> None:
         """Drop metric lines after `step` (they will be made again) and a last line that was cut off."""
@@ -80,11 +109,28 @@ class RunFolder:
         write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
     def clear(self) -> None:
-        """Remove what an earlier run left, and nothing else."""
+        """Remove what an earlier run left, and nothing else; the recipe, which makes it a run, goes last."""
         for folder in (self.checkpoints, self.adapter, self.tensorboard, self.plots):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.recipe, self.versions, self.metrics, self.result):
+        for file in (self.result, self.answers, self.metrics, self.versions, self.recipe):
             file.unlink(missing_ok=True)
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Flush every file of a checkpoint to the disk, then say that it is whole."""
+    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file()]
+    for path in files:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    write_json(checkpoint / COMPLETE, {str(path.relative_to(checkpoint)): path.stat().st_size for path in files})
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    try:
+        sizes = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _try_lock(file: Any) -> bool:
@@ -131,10 +177,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return []
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        try:
+        with suppress(json.JSONDecodeError):
             lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
     return lines
 
 
@@ -142,7 +186,7 @@ def versions() -> dict[str, Any]:
     """Packages and machine, as needed to repeat a run or to judge its speed."""
     import torch
 
-    packages = {}
+    packages: dict[str, str | None] = {}
     for name in ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "numpy", "safetensors"):
         try:
             packages[name] = metadata.version(name)

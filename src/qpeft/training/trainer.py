@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import math
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from qpeft.adapters import parameter_groups
 from qpeft.errors import InputError, TrainingError
-from qpeft.training.callbacks import CompleteCheckpoints, FiniteGradients, MetricLines
+from qpeft.training.callbacks import CompleteCheckpoints, FiniteNumbers, MetricLines
 from qpeft.training.recipe import Recipe
 from qpeft.training.run_folder import RunFolder
 
+logger = logging.getLogger(__name__)
 
-class _StopsAtBadLoss:
-    """Mixed into a trainer: a loss that is not a number ends the run before it reaches the weights."""
+#: more steps than any run has: the validation loss is then measured at the end alone
+_NEVER = 2**31 - 1
+
+
+class _OwnTraining:
+    """Mixed into a trainer: a bad loss ends the run before it reaches the weights; angles may have their own rate."""
 
     state: Any
+    model: Any
+    args: Any
+    optimizer: Any
+    angle_learning_rate: float | None = None
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
@@ -28,13 +39,22 @@ class _StopsAtBadLoss:
             raise TrainingError(f"the loss became {loss.item()} at step {self.state.global_step + 1}")
         return loss
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        if self.optimizer is None and self.angle_learning_rate is not None:
+            groups = parameter_groups(
+                self.model, self.args.learning_rate, self.angle_learning_rate, self.args.weight_decay
+            )
+            optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = optimizer_class(groups, **settings)
+        return super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
 
-class LanguageModelTrainer(_StopsAtBadLoss, SFTTrainer):
-    """TRL's supervised fine-tuning trainer that stops at a loss that is not a number."""
+
+class LanguageModelTrainer(_OwnTraining, SFTTrainer):
+    """TRL's supervised fine-tuning trainer, stopping at a loss that is not a number."""
 
 
-class ClassifierTrainer(_StopsAtBadLoss, Trainer):
-    """transformers' trainer that stops at a loss that is not a number."""
+class ClassifierTrainer(_OwnTraining, Trainer):
+    """transformers' trainer, stopping at a loss that is not a number."""
 
 
 def training_arguments(recipe: Recipe, folder: RunFolder, device: str, has_validation: bool) -> TrainingArguments:
@@ -53,17 +73,19 @@ def training_arguments(recipe: Recipe, folder: RunFolder, device: str, has_valid
             "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size",
             "per_device_eval_batch_size", "gradient_accumulation_steps", "gradient_checkpointing",
             "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "logging_steps",
-            "save_steps", "save_total_limit",
+            "save_steps",
         )
     }  # fmt: skip
     if has_validation:
-        values |= {"eval_strategy": "steps", "eval_steps": section.eval_steps} if section.eval_steps else {}
+        values |= {"eval_strategy": "steps", "eval_steps": section.eval_steps or _NEVER}
     values |= {
         "output_dir": str(folder.checkpoints),
         "save_strategy": "steps",
         "logging_strategy": "steps",
+        "logging_first_step": True,
         "logging_nan_inf_filter": False,
-        "report_to": ["tensorboard"] if section.tensorboard else [],
+        "include_num_input_tokens_seen": "non_padding",
+        "report_to": [],  # TensorBoard is added with its own folder
         "disable_tqdm": True,
         "use_cpu": device == "cpu",
         "bf16": False,
@@ -88,24 +110,38 @@ def build_trainer(
     validation: Any | None,
     device: str,
     callbacks: list[TrainerCallback],
+    first_step: int = 1,
 ) -> Trainer:
     """The trainer of a recipe. `train` and `validation` are tokenised, with labels."""
     arguments = training_arguments(recipe, folder, device, has_validation=validation is not None)
+    keep = recipe.training.save_total_limit
+    own: list[TrainerCallback] = [MetricLines(folder), CompleteCheckpoints(folder, keep), FiniteNumbers()]
+    if recipe.training.tensorboard:
+        own += _tensorboard(folder, first_step)
     common: dict[str, Any] = {
         "model": model,
         "args": arguments,
         "train_dataset": train,
         "eval_dataset": validation,
         "processing_class": tokenizer,
-        "callbacks": [MetricLines(folder), CompleteCheckpoints(), FiniteGradients(), *callbacks],
+        "callbacks": [*own, *callbacks],
     }
-    if recipe.training.angle_learning_rate is not None:
-        groups = parameter_groups(model, recipe.training.learning_rate, recipe.training.angle_learning_rate)
-        common["optimizers"] = (torch.optim.AdamW(groups, weight_decay=recipe.training.weight_decay), None)
     trainer_class = ClassifierTrainer if recipe.model.task == "sequence-classification" else LanguageModelTrainer
     trainer = trainer_class(**common)
-    # the command line shows progress; the trainer's own printing would mix with it
-    for callback in list(trainer.callback_handler.callbacks):
-        if type(callback).__name__ == "PrinterCallback":
-            trainer.remove_callback(callback)
+    trainer.angle_learning_rate = recipe.training.angle_learning_rate
+    trainer.remove_callback(PrinterCallback)  # whoever starts a run shows its progress
     return trainer
+
+
+def _tensorboard(folder: RunFolder, first_step: int) -> list[TrainerCallback]:
+    """Event files in the run folder, without what a killed run wrote of `first_step` and later.
+
+    Nothing where the optional package is missing.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        logger.info("no TensorBoard files are written, since tensorboard is missing: pip install qpeft[tensorboard]")
+        return []
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return [TensorBoardCallback(SummaryWriter(str(folder.tensorboard), purge_step=first_step))]

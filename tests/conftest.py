@@ -1,0 +1,17 @@
+"""What the rooms above the models share: tiny base models on disk."""
+
+import pytest
+
+from tiny_base import save_bert, save_llama
+
+
+@pytest.fixture(scope="session")
+def llama_base(tmp_path_factory):
+    """Folder of a tiny causal language model with a chat template; not to be written to."""
+    return save_llama(tmp_path_factory.mktemp("base") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def bert_base(tmp_path_factory):
+    """Folder of a tiny encoder; not to be written to."""
+    return save_bert(tmp_path_factory.mktemp("base") / "tiny-bert")
