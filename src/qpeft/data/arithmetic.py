@@ -54,7 +54,9 @@ class Problem:
         return question_and_answer(self.question, self.solution, str(self.answer), problem=self)
 
 
-def generate(n: int, seed: int, split: Split = "train", max_steps: int = 3) -> list[Problem]:
+def generate(
+    n: int, seed: int, split: Split = "train", max_steps: int = 3, largest: int = LARGEST_RESULT
+) -> list[Problem]:
     """Makes `n` different problems of one split.
 
     The same arguments give the same problems on every platform. Stories are drawn evenly; a story that has no
@@ -65,6 +67,7 @@ def generate(n: int, seed: int, split: Split = "train", max_steps: int = 3) -> l
         seed: Chooses among a split's problems; never moves a problem to another split.
         split: `"train"`, `"validation"` or `"test"`; only the last holds the stories kept for testing.
         max_steps: Largest number of steps a solution may have, 1 to 3.
+        largest: Largest number that may occur in a problem, in its story or its solution.
 
     Raises:
         InputError: If `n` is negative or more than the split holds, or another argument is out of range.
@@ -75,20 +78,20 @@ def generate(n: int, seed: int, split: Split = "train", max_steps: int = 3) -> l
         raise InputError(f"split must be one of {', '.join(get_args(Split))} (got {split!r}).")
     if not 1 <= max_steps <= 3:
         raise InputError(f"max_steps must be between 1 and 3 (got {max_steps}).")
-    available = capacity(split, max_steps)
+    available = capacity(split, max_steps, largest)
     if n > available:
         raise InputError(
-            f"the {split} split holds {available} different problems of up to {max_steps} steps (asked for {n}): "
-            "ask for fewer."
+            f"the {split} split holds {available} different problems of up to {max_steps} steps with numbers up to "
+            f"{largest} (asked for {n}): ask for fewer or allow larger numbers."
         )
     draw = random.Random(f"{seed}/{split}")
-    templates = [template for template in TEMPLATES if len(template.steps) <= max_steps and _pairs(template, split)]
+    templates = [template for template in _templates(max_steps) if _pairs(template, split, largest)]
     unused: dict[str, list[tuple[int, ...]]] = {}
     problems: list[Problem] = []
     while len(problems) < n:
         template = draw.choice(templates)
         if template.id not in unused:
-            unused[template.id] = list(_pairs(template, split))
+            unused[template.id] = list(_pairs(template, split, largest))
         pairs = unused[template.id]
         place = draw.randrange(len(pairs))
         pairs[place], pairs[-1] = pairs[-1], pairs[place]
@@ -98,26 +101,35 @@ def generate(n: int, seed: int, split: Split = "train", max_steps: int = 3) -> l
     return problems
 
 
-def generate_examples(n: int, seed: int, split: Split = "train", max_steps: int = 3) -> list[Example]:
+def generate_examples(
+    n: int, seed: int, split: Split = "train", max_steps: int = 3, largest: int = LARGEST_RESULT
+) -> list[Example]:
     """As `generate`, each problem turned into a conversation."""
-    return [problem.to_example() for problem in generate(n, seed, split, max_steps)]
+    return [problem.to_example() for problem in generate(n, seed, split, max_steps, largest)]
 
 
-def capacity(split: Split, max_steps: int = 3) -> int:
+def capacity(split: Split, max_steps: int = 3, largest: int = LARGEST_RESULT) -> int:
     """How many different problems a split holds."""
-    return sum(len(_pairs(template, split)) for template in TEMPLATES if len(template.steps) <= max_steps)
+    return sum(len(_pairs(template, split, largest)) for template in _templates(max_steps))
+
+
+def _templates(max_steps: int) -> list[Template]:
+    return [template for template in TEMPLATES if len(template.steps) <= max_steps]
 
 
 @functools.cache
-def _pairs(template: Template, split: Split) -> tuple[tuple[int, ...], ...]:
-    """All number tuples of a template that belong to the split and make a sensible problem."""
-    return tuple(numbers for numbers, side in _classified(template) if side == split)
+def _pairs(template: Template, split: Split, largest: int) -> tuple[tuple[int, ...], ...]:
+    """All number tuples of a template that belong to the split and make a sensible problem without larger numbers."""
+    return tuple(numbers for numbers, side, highest in _classified(template) if side == split and highest <= largest)
 
 
 @functools.cache
-def _classified(template: Template) -> tuple[tuple[tuple[int, ...], Split], ...]:
+def _classified(template: Template) -> tuple[tuple[tuple[int, ...], Split, int], ...]:
+    """Every sensible number tuple with its side of the split and the largest number it leads to."""
     return tuple(
-        (numbers, _side(template, numbers)) for numbers in _all_numbers(template) if _solve(template, numbers)
+        (numbers, _side(template, numbers), max(*numbers, *(result for _, result in steps)))
+        for numbers in _all_numbers(template)
+        if (steps := _solve(template, numbers))
     )
 
 
