@@ -119,3 +119,10 @@ def test_cones_leave_out_what_does_not_matter():
 )
 def test_other_circuits_use_the_state_vector(circuit):
     assert LightConeEngine.for_circuit(circuit) is None
+
+
+@pytest.mark.parametrize(
+    ("circuit", "pays"), [(qtha_block(8, 1), True), (qtha_block(4, 1), False), (rotation_cnot_ring(6, 4), False)]
+)
+def test_cones_are_used_where_they_pay(circuit, pays):
+    assert LightConeEngine.for_circuit(circuit).pays == pays

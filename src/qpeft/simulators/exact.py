@@ -7,8 +7,8 @@ memory is bounded whatever the batch is, and keep nothing for the backward pass 
 sits in two operators registered with torch, opaque to the compiler and to autograd, so compiled graphs, autocast and
 checkpointing just call them.
 
-Angles that are NaN or infinite give NaN expectations for the samples (inputs) or the batch (weights) that they belong
-to; no check that would make the host wait for a GPU is done here.
+An angle that is NaN or infinite makes every expectation that depends on it NaN, for its own sample (inputs) or for the
+batch (weights); there is no check here, which would make the host wait for a GPU.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def run(circuit: Circuit, inputs: Tensor, weights: Tensor) -> Tensor:
 
     Returns:
         Expectations ``(batch, n_observables)`` in [-1, 1] up to rounding: float64 if ``inputs`` are float64, else
-        float32. Differentiable once for inputs and weights. A NaN or infinite angle gives NaN.
+        float32. Differentiable once for inputs and weights. A NaN or infinite angle gives NaN
+        where an expectation depends on it.
 
     Raises:
         InputError: A shape, dtype or device that does not fit, or too many qubits.
@@ -71,7 +72,9 @@ def run(circuit: Circuit, inputs: Tensor, weights: Tensor) -> Tensor:
 def _engine(key: str) -> LightConeEngine | StateVectorEngine:
     circuit = Circuit.from_key(key)
     cones = LightConeEngine.for_circuit(circuit)
-    return cones or StateVectorEngine(lower(circuit), circuit.n_inputs, circuit.n_weights)
+    if cones is not None and cones.pays:
+        return cones
+    return StateVectorEngine(lower(circuit), circuit.n_inputs, circuit.n_weights)
 
 
 # Inside the operators autocast is off: it would turn the matrix products into half precision.
