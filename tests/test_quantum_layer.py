@@ -186,8 +186,8 @@ def _ddp_worker(rank, port, folder):
     inputs = torch.randn(8, 2, generator=torch.Generator().manual_seed(1))
     layer(inputs[4 * rank : 4 * rank + 4]).square().mean().backward()
     torch.save(layer.module.weight.grad, f"{folder}/{rank}.pt")
-    # The wrapper must not outlive the process group: the last reference to a gloo group, dropped under the interpreter's
-    # lock, can wait forever for a worker thread that wants that lock.
+    # The wrapper must not outlive the process group: the last reference to a gloo group, dropped under the
+    # interpreter's lock, can wait forever for a worker thread that wants that lock.
     del layer
     gc.collect()
     torch.distributed.destroy_process_group()
