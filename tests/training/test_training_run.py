@@ -174,9 +174,7 @@ def test_angles_may_have_their_own_learning_rate(llama_base, tmp_path):
         assert (with_own[key] - without[key]).abs().max() > 0.2
 
 
-@pytest.mark.parametrize(
-    "adapter", [{"method": "lora", "r": 2, "target_modules": ["q_proj"]}, {"arch": "mpo", "r": 2}]
-)
+@pytest.mark.parametrize("adapter", [{"method": "lora", "target_modules": ["q_proj"]}, {"arch": "mpo", "r": 2}])
 def test_an_angle_learning_rate_without_angles_is_refused(llama_base, tmp_path, adapter):
     values = recipe_values(llama_base, tmp_path / "run", adapter=adapter, training__angle_learning_rate=0.5)
     with pytest.raises(InputError, match=r"angle_learning_rate is 0\.5.*no angles"):

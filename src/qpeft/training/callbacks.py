@@ -178,7 +178,7 @@ class StopOnSignal(TrainerCallback):
         logger.warning("stopping: this step is finished and saved first; once more stops at once")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self._asked and self.stopped_at is None:
+        if self._asked and state.global_step < state.max_steps:  # after its last step a run may as well finish
             self.stopped_at = state.global_step
             control.should_save = control.should_log = True
             control.should_evaluate = False

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from peft import PeftModel, get_peft_model
-from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState, set_seed
 
 from qpeft.adapters import QTHAConfig, count_parameters
 from qpeft.data import EncodingReport
@@ -167,11 +169,11 @@ def _run(
     started = time.monotonic()
     try:
         with stop:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            _go_on(trainer, checkpoint)
     finally:
         for callback in callbacks:
             getattr(callback, "close", lambda: None)()
-    if stop.stopped_at is not None and stop.stopped_at < trainer.state.max_steps:
+    if stop.stopped_at is not None:
         raise Interrupted(
             f"stopped at step {stop.stopped_at} of {trainer.state.max_steps}, everything is saved; go on with: "
             f"qpeft train {folder.path} --resume"
@@ -181,6 +183,17 @@ def _run(
     result = _result(folder, ready, trainer.state.global_step, seconds)
     write_json(folder.result, {"training": asdict(result)})
     return result
+
+
+def _go_on(trainer: Any, checkpoint: Path | None) -> None:
+    """Train from a checkpoint, or from the start."""
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step >= state.max_steps:  # killed after its last step; the trainer would do one more
+            trainer._load_from_checkpoint(str(checkpoint))
+            trainer.state = state
+            return
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 @contextmanager
