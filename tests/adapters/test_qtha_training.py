@@ -10,6 +10,8 @@ import torch.multiprocessing as mp
 from datasets import Dataset
 from peft import get_peft_model
 from tiny_models import ARCHITECTURES, WORDS, llama, small_config, tokenizer, tokens
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
@@ -172,7 +174,11 @@ def _worker(rank: int, folder: str) -> None:
 
 
 def test_two_processes_give_the_gradient_of_the_whole_batch(tmp_path):
-    mp.spawn(_worker, args=(str(tmp_path),), nprocs=2)
+    _check_two_processes(_worker, tmp_path)
+
+
+def _check_two_processes(worker, tmp_path) -> None:
+    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
     torch.manual_seed(0)
     model = get_peft_model(llama(), small_config(init_weights=False))
     model(tokens(4), labels=tokens(4)).loss.backward()
@@ -181,6 +187,28 @@ def test_two_processes_give_the_gradient_of_the_whole_batch(tmp_path):
     assert gradients.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def _sharded_worker(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = get_peft_model(llama(), small_config(init_weights=False))
+    mesh = init_device_mesh("cpu", (2,))
+    for block in model.base_model.model.model.layers:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    half = tokens(4)[rank * 2 : rank * 2 + 2]
+    model(half, labels=half).loss.backward()
+    gradients = {n: p.grad.full_tensor() for n, p in model.named_parameters() if p.grad is not None}
+    if rank == 0:
+        torch.save(gradients, f"{folder}/gradients.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_sharded_processes_give_the_gradient_of_the_whole_batch(tmp_path):
+    _check_two_processes(_sharded_worker, tmp_path)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
