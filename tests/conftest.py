@@ -1,5 +1,7 @@
 """What the rooms above the models share: tiny base models on disk."""
 
+import gc
+
 import pytest
 
 from tiny_base import save_bert, save_llama
@@ -8,6 +10,7 @@ from tiny_base import save_bert, save_llama
 @pytest.fixture(scope="session")
 def llama_base(tmp_path_factory):
     """Folder of a tiny causal language model with a chat template; not to be written to."""
+    gc.freeze()  # the trainers collect garbage, which takes longer than a tiny run where so much is imported
     return save_llama(tmp_path_factory.mktemp("base") / "tiny-llama")
 
 

@@ -1,6 +1,5 @@
 """A run that was killed, at whatever moment, goes on to exactly the result of a run that was never stopped."""
 
-import gc
 import json
 import os
 import shutil
@@ -40,7 +39,6 @@ def outcome(path):
 
 @pytest.fixture(scope="module")
 def straight(llama_base, tmp_path_factory):
-    gc.freeze()  # the trainer collects garbage at its end, which takes longer than the run where much is imported
     folder = tmp_path_factory.mktemp("straight") / "run"
     train(make_recipe(values_of(llama_base, folder)))
     return outcome(folder)

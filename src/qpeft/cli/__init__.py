@@ -1,16 +1,17 @@
 """The command line: one file a command, each a thin face of the library below it.
 
-Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted (and resumable).
+Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted (and resumable). With QPEFT_TRACEBACK=1 in the environment
+every error shows where in the code it arose; without it, only faults of the program itself do.
 """
 
-import errno
 import os
 import sys
+import traceback
 
 import typer
 
 from qpeft.cli.console import report_error
-from qpeft.errors import InputError, Interrupted, MissingDependencyError, QPeftError
+from qpeft.errors import InputError, Interrupted, MergeError, MissingDependencyError, QPeftError
 
 
 def main() -> None:
@@ -25,32 +26,45 @@ def run(arguments: list[str]) -> int:
     from qpeft.cli.app import app
 
     try:
-        code = app(arguments, standalone_mode=False)
-        return int(code or 0)
-    except Interrupted as error:
+        code = int(app(arguments, standalone_mode=False, prog_name="qpeft") or 0)
+        if code == 130:  # typer's way to hand on a Ctrl-C
+            raise KeyboardInterrupt
+        return code
+    except (KeyboardInterrupt, typer.Abort):
+        further = "; the same command with --resume goes on" if arguments[:1] == ["train"] else ""
+        report_error(f"stopped, and what was saved stays{further}", "interrupted")
+        return 130
+    except Exception as error:
+        if os.environ.get("QPEFT_TRACEBACK"):
+            traceback.print_exception(error)
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    """Say what happened; the exit code."""
+    from qpeft.models.cache import is_disk_full
+
+    if isinstance(error, Interrupted):
         report_error(str(error), "interrupted")
         return 130
-    except (InputError, MissingDependencyError) as error:
+    if isinstance(error, InputError | MissingDependencyError | MergeError):
         report_error(str(error))
         return 2
-    except QPeftError as error:
+    if isinstance(error, QPeftError):
         report_error(str(error))
         return 1
-    except typer.Exit as stop:
-        return stop.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        report_error("what was saved stays; the same command with --resume goes on", "interrupted")
-        return 130
-    except BrokenPipeError:
+    if hasattr(error, "show") and hasattr(error, "exit_code"):  # a wrong option: typer knows how to say it
+        error.show()
+        return int(error.exit_code)
+    if is_disk_full(error):
+        report_error("the disk is full: free some space and run the same command again")
         return 1
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            report_error("the disk is full: free some space and run the same command with --resume")
-            return 1
-        raise
-    except Exception as error:
-        # typer's own usage errors know how to print themselves
-        if hasattr(error, "show") and hasattr(error, "exit_code"):
-            error.show()
-            return int(error.exit_code)
-        raise
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        report_error(f"{error.filename}: {error.strerror.lower()}")
+        return 1
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in ("out of memory", "t allocate memory")):
+        report_error("there is not enough memory: use smaller batches, shorter texts or a smaller model")
+        return 1
+    traceback.print_exception(error)
+    report_error("this is a fault of qpeft itself; please report it with the lines above")
+    return 1

@@ -127,5 +127,4 @@ def doctor(json: Json = False) -> None:
 
 
 def _speak(quiet: bool, json: bool) -> None:
-    if quiet or json:
-        be_quiet()
+    be_quiet(quiet or json)

@@ -30,13 +30,14 @@ def run(target: str, system: str | None, max_new_tokens: int, temperature: float
         if text in ("/quit", "/exit"):
             return
         if text == "/reset":
-            messages.clear()
+            messages = []
             continue
         if not text:
             continue
-        messages.append({"role": "user", "content": text})
-        answer = _answer(opened, messages, format, system, max_new_tokens, temperature, seed + turn)
-        messages.append({"role": "assistant", "content": answer})
+        asked = [*messages, {"role": "user", "content": text}]
+        answer = _answer(opened, asked, format, system, max_new_tokens, temperature, seed + turn)
+        if answer is not None:
+            messages = [*asked, {"role": "assistant", "content": answer}]
         turn += 1
 
 
@@ -48,8 +49,8 @@ def _answer(
     max_new_tokens: int,
     temperature: float,
     seed: int,
-) -> str:
-    """Stream one answer; Ctrl-C ends the answer, not the conversation."""
+) -> str | None:
+    """Stream one answer, or say why there is none; Ctrl-C ends the answer, not the conversation."""
     import torch
     from transformers import TextStreamer
 
@@ -67,7 +68,7 @@ def _answer(
     window = getattr(opened.model.config, "max_position_embeddings", None)
     if window is not None and ids["input_ids"].shape[1] + max_new_tokens > window:
         notes.print(f"[yellow]the conversation has outgrown the model's window of {window} tokens: /reset[/]")
-        return ""
+        return None
     streamer = Collecting(opened.tokenizer, skip_prompt=True, skip_special_tokens=True)
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     torch.manual_seed(seed)

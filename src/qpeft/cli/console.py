@@ -10,22 +10,35 @@ import logging
 import os
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.markup import escape
 from rich.status import Status
 
+
+class _Console(Console):
+    """Breaks lines for a terminal alone: a log or another program wants paths, commands and table rows whole."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        return super().size if self.is_terminal else ConsoleDimensions(1000, 25)
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
+
+
 #: notes and progress
-notes = Console(stderr=True, highlight=False)
+notes = _Console(stderr=True, highlight=False)
 #: results
-results = Console(highlight=False)
+results = _Console(highlight=False)
 
 
 def report_error(sentence: str, word: str = "error") -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]{word}:[/] {escape(sentence)}")
 
 
-def be_quiet() -> None:
-    notes.quiet = True
+def be_quiet(quiet: bool) -> None:
+    notes.quiet = quiet
 
 
 def print_json(value: Any) -> None:
@@ -47,8 +60,10 @@ def calm_libraries() -> None:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     disable_progress_bar()
-    logging.getLogger("qpeft").addHandler(_NotesHandler())
-    logging.getLogger("qpeft").setLevel(logging.INFO)
+    logger = logging.getLogger("qpeft")
+    if not any(isinstance(handler, _NotesHandler) for handler in logger.handlers):
+        logger.addHandler(_NotesHandler())
+    logger.setLevel(logging.INFO)
 
 
 class _NotesHandler(logging.Handler):

@@ -62,7 +62,7 @@ def examine() -> dict[str, dict[str, Any]]:
         },
         "circuits": {"simulator": "exact, plain torch", "check": _check_circuit(torch)},
         "models": {
-            "cache": root,
+            "cache": str(root),
             **{known.alias: f"{known.reference}: {known.about}" for known in KNOWN_MODELS},
         },
         "optional": {

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qpeft.cli.console import Steps, calm_libraries, notes, print_json, results
 from qpeft.cli.tables import evaluation_table
 from qpeft.errors import InputError
+
+if TYPE_CHECKING:
+    from qpeft.training import Recipe
 
 
 def run(
@@ -98,14 +101,20 @@ def measure(
         return run_task(task, opened.model, opened.tokenizer, examples, settings, progress).to_dict()
 
 
-def evaluate_run(path: str) -> dict[str, Any]:
-    """Measure a finished run by its own recipe; keep the metrics in its result and every answer beside it."""
+def evaluate_run(recipe: Recipe) -> dict[str, Any]:
+    """Measure a finished run as its recipe says; keep the metrics in its result and every answer beside it.
+
+    A run that was measured so before is not measured again.
+    """
     from qpeft.training.run_folder import RunFolder, write_json, write_text
 
-    folder = RunFolder(path)
+    folder = RunFolder(recipe.output)
     stored = json.loads(folder.result.read_text(encoding="utf-8"))
-    result = measure(path)
+    settings = recipe.evaluation.model_dump()
+    if "evaluation" in stored and stored.get("evaluated_with") == settings:
+        return stored["evaluation"]
+    result = measure(recipe.output, [f"evaluation={json.dumps(settings)}"])
     records = result.pop("records")
-    write_text(folder.path / "answers.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in records))
-    write_json(folder.result, {**stored, "evaluation": result})
+    write_text(folder.answers, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in records))
+    write_json(folder.result, {**stored, "evaluation": result, "evaluated_with": settings})
     return result

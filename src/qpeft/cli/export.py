@@ -13,8 +13,8 @@ FORMATS = ("lora", "merged")
 def run(target: str, output: Path, format: str) -> None:
     if format not in FORMATS:
         raise InputError(f"there is no format {format!r}: choose one of {', '.join(FORMATS)}")
-    if output.exists() and any(output.iterdir()):
-        raise InputError(f"{output} is not empty: give a new folder")
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise InputError(f"{output} is not an empty folder: give a new one")
     with Steps() as say:
         say("starting")
         calm_libraries()
@@ -22,6 +22,8 @@ def run(target: str, output: Path, format: str) -> None:
         from qpeft.training.target import open_target
 
         opened = open_target(target, say=say)
+        if not hasattr(opened.model, "peft_config"):
+            raise InputError(f"{target} is a base model without an adapter: give a run folder or an adapter folder")
         if format == "lora":
             save_as_lora(opened.model, output)
         else:

@@ -34,8 +34,8 @@ class ProgressCallback(TrainerCallback):
         if notes.is_terminal and not notes.quiet:
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TextColumn("{task.fields[numbers]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True),
-                console=notes,
+                TextColumn("{task.fields[numbers]}"), TimeElapsedColumn(), TextColumn("left"),
+                TimeRemainingColumn(elapsed_when_finished=True), console=notes,
             )  # fmt: skip
             self._bar.start()
             self._task = self._bar.add_task(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ def run(recipe_path: Path, overrides: list[str], resume: bool, overwrite: bool, 
     if recipe_path.is_dir():
         if not (recipe_path / "recipe.yaml").exists():
             raise InputError(f"{recipe_path} is a folder without recipe.yaml: give a recipe or a run folder")
+        # the folder may have been moved, or be named from another place than before
+        overrides = [f"output={json.dumps(str(recipe_path))}", *overrides]
         recipe_path = recipe_path / "recipe.yaml"
-    if resume and overwrite:
-        raise InputError("--resume goes on with a run and --overwrite replaces it: give one of them")
     recipe = load_recipe(recipe_path, overrides)
     calm_libraries()
     if dry_run:
@@ -38,7 +39,7 @@ def run(recipe_path: Path, overrides: list[str], resume: bool, overwrite: bool, 
     if recipe.evaluation.task is not None:
         from qpeft.cli.evaluate import evaluate_run
 
-        summary["evaluation"] = evaluate_run(recipe.output)
+        summary["evaluation"] = evaluate_run(recipe)
     if as_json:
         print_json(summary)
     else:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 import qpeft  # noqa: F401  (registers the adapters with peft)
@@ -62,18 +64,32 @@ def open_target(
     model: Any = load_model(base, task=task, dtype=dtype, device=device, num_labels=num_labels, progress=say)
     if has_adapter:
         say("attaching the adapter")
-        try:
-            model = PeftModel.from_pretrained(model, str(adapter))
-        except (ValueError, RuntimeError, KeyError, OSError) as error:
-            raise InputError(f"the adapter in {adapter} does not fit {base} or is damaged: {error}") from error
+        model = _attach(model, adapter, base)
     return Target(model.eval(), load_tokenizer(base, progress=say), recipe, run)
+
+
+def _attach(model: Any, adapter: Path, base: str) -> PeftModel:
+    weights = adapter / SAFETENSORS_WEIGHTS_NAME
+    if not weights.is_file() and not (adapter / WEIGHTS_NAME).is_file():  # peft would look for them on the hub
+        raise InputError(f"the adapter in {adapter} lacks its weights ({weights.name}): copy or train it again")
+    try:
+        return PeftModel.from_pretrained(model, str(adapter))
+    except InputError:
+        raise
+    except SafetensorError as error:
+        raise InputError(f"{weights} is damaged ({error}): copy or train it again") from error
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"the adapter in {adapter} does not fit {base}, or is damaged: {reason}") from error
 
 
 def _base_of(adapter: Path) -> str:
     try:
         base = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{adapter / 'adapter_config.json'} cannot be read: {error}") from error
+        raise InputError(f"{adapter / 'adapter_config.json'} cannot be read ({error}): save it again") from error
     if not base:
         raise InputError(
             f"{adapter / 'adapter_config.json'} does not name its base model: add base_model_name_or_path"

@@ -14,6 +14,7 @@ from trl import SFTConfig, SFTTrainer
 
 from qpeft.adapters import parameter_groups
 from qpeft.errors import InputError, TrainingError
+from qpeft.training import labelled_loss
 from qpeft.training.callbacks import CompleteCheckpoints, FiniteNumbers, MetricLines
 from qpeft.training.recipe import Recipe
 from qpeft.training.run_folder import RunFolder
@@ -50,7 +51,22 @@ class _OwnTraining:
 
 
 class LanguageModelTrainer(_OwnTraining, SFTTrainer):
-    """TRL's supervised fine-tuning trainer, stopping at a loss that is not a number."""
+    """TRL's supervised fine-tuning trainer; on a CPU it computes logits only where there is a label."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        alone = self.accelerator.num_processes == 1 and model is self.model  # else the wrapper's forward must run
+        if return_outputs or not alone or model.device.type != "cpu" or not labelled_loss.supports(model):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        total, right, labels = labelled_loss.labelled_loss(model, inputs)
+        n = labels if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        mode = "train" if model.training else "eval"
+        self._metrics[mode]["mean_token_accuracy"].append((right / labels.clamp(min=1)).item())
+        if mode == "train":
+            self._total_train_tokens += int(inputs["attention_mask"].sum())
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        return total / n.clamp(min=1)
 
 
 class ClassifierTrainer(_OwnTraining, Trainer):
