@@ -80,31 +80,33 @@ def main() -> int:
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=multiprocessing.cpu_count())
+    parser.add_argument("--quick", action="store_true", help="LoRA and QTHA alone")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
 
+    methods = METHODS[:2] if options.quick else METHODS
     context = multiprocessing.get_context("spawn")
-    pipes, processes, times = {}, [], {method: [] for method in METHODS}
-    for method in METHODS:
+    pipes, processes, times = {}, [], {method: [] for method in methods}
+    for method in methods:
         pipes[method], theirs = context.Pipe()
         process = context.Process(target=worker, args=(method, options, theirs))
         process.start()
         processes.append(process)
     for k in range(options.rounds + 1):
-        for method in METHODS:
+        for method in methods:
             pipes[method].send("step")
             seconds = pipes[method].recv()
             if k:  # the first round warms up
                 times[method].append(seconds)
     memory = {}
-    for method, process in zip(METHODS, processes, strict=True):
+    for method, process in zip(methods, processes, strict=True):
         pipes[method].send("stop")
         memory[method] = pipes[method].recv()
         process.join()
 
     base_time, base_peak = statistics.median(times["lora"]), memory["lora"][1]
     results = {}
-    for method in METHODS:
+    for method in methods:
         _, peak, trained = memory[method]
         median = statistics.median(times[method])
         results[method] = {
