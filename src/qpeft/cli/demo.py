@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,15 @@ QUICK = [
 TITLES = {"answer_accuracy": "right answer", "strict_accuracy": "strict: answer, form and steps"}
 
 
-def run(output: Path, quick: bool, overwrite: bool, as_json: bool) -> None:
+def run(
+    output: Path, quick: bool, overwrite: bool, as_json: bool, model: str = MODEL, changes: Sequence[str] = ()
+) -> None:
+    """Run what is not done yet, then draw and report; `changes` are further overrides of both recipes."""
     started = time.monotonic()
     _open_folder(output, quick, overwrite)
-    overrides = QUICK if quick else []
+    overrides = [*(QUICK if quick else []), *([f"model.name={model}"] if model != MODEL else []), *changes]
     stages = {
-        "base": ["eval", MODEL, "--recipe", "demo-qtha", *overrides, "--output", str(output / "base/result.json")]
+        "base": ["eval", model, "--recipe", "demo-qtha", *overrides, "--output", str(output / "base/result.json")]
     }
     stages |= {name: ["train", f"demo-{name}", f"output={output / name}", *overrides] for name in ARMS}
     for place, (name, command) in enumerate(stages.items(), start=1):
@@ -83,30 +87,37 @@ def _open_folder(output: Path, quick: bool, overwrite: bool) -> None:
         raise InputError(
             f"{output} cannot be written ({error.strerror}): choose another folder with --output"
         ) from error
-    if json.loads((output / "demo.json").read_text(encoding="utf-8")) != kind:
+    if _read_json(output / "demo.json") != kind:
         raise InputError(
             f"{output} holds a demo {'without' if quick else 'with'} --quick: use --overwrite, or another --output"
         )
 
 
 def _finished(folder: Path) -> bool:
+    return "evaluation" in (_read_json(folder / "result.json") or {})
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        return "evaluation" in json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _run(command: list[str], output: Path, quick: bool) -> None:
     """Run a command of ours; its notes and progress go to the terminal, its table is left out."""
     quiet = ["--quiet"] if notes.quiet else []
-    process = subprocess.Popen([sys.executable, "-m", "qpeft", *command, *quiet], stdout=subprocess.DEVNULL)
+    # In a process group of its own, so that a Ctrl-C of the terminal reaches it once, handed on from here: twice would
+    # keep it from saving.
+    own_group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qpeft", *command, *quiet], stdout=subprocess.DEVNULL, **own_group
+    )
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill, too, is handed on
     try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        # a terminal sends Ctrl-C to both of us; a plain kill -INT reaches this process alone
-        if not os.isatty(0):
-            process.send_signal(signal.SIGINT)
-        code = process.wait() or 130
+        code = _wait(process)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     again = f"qpeft demo --output {output}" + (" --quick" if quick else "")
     if code in (130, -signal.SIGINT):
         raise Interrupted(f"what is done is saved; go on with: {again}")
@@ -114,6 +125,18 @@ def _run(command: list[str], output: Path, quick: bool) -> None:
         raise InputError(f"the demo cannot run here, for the reason above; then: {again}")
     if code != 0:
         raise QPeftError(f"a part of the demo failed (code {code}), for the reason above; go on with: {again}")
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code; every Ctrl-C is handed on, and after one the code is never that of a success."""
+    interrupted = False
+    while True:
+        try:
+            return process.wait() or (130 if interrupted else 0)
+        except KeyboardInterrupt:
+            interrupted = True
+            if os.name == "posix":  # elsewhere the console has told both of us
+                process.send_signal(signal.SIGINT)
 
 
 def _summarise(output: Path, commands: list[str]) -> dict[str, Any]:

@@ -82,6 +82,8 @@ def measure(
         raise InputError(
             "say what to measure: --task arithmetic, gsm8k, mawps, perplexity, dialogue or classification"
         )
+    if data is None and task != "arithmetic" and source.test is None and (recipe is None or task != "perplexity"):
+        raise InputError(f"task {task} needs a test set: give one with --data, or a recipe that names data.test")
     if data is not None:
         source = source.model_copy(update={"test": data})
     elif task == "arithmetic":

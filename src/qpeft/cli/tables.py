@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -47,10 +48,15 @@ def metric_lines(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def evaluation_table(target: str, evaluation: dict[str, Any]) -> Table:
-    table = Table(title=f"{target}: {evaluation['task']}, {evaluation['n']} items", show_header=False)
+def _two_columns(title: str) -> Table:
+    table = Table(title=title, show_header=False, min_width=len(title))
     table.add_column()
     table.add_column(justify="right")
+    return table
+
+
+def evaluation_table(target: str, evaluation: dict[str, Any]) -> Table:
+    table = _two_columns(f"{Path(target).name}: {evaluation['task']}, {evaluation['n']} items")
     for name, value in metric_lines(evaluation):
         table.add_row(name, value)
     return table
@@ -58,9 +64,7 @@ def evaluation_table(target: str, evaluation: dict[str, Any]) -> Table:
 
 def training_table(summary: dict[str, Any]) -> Table:
     training = summary["training"]
-    table = Table(title=summary["run"], show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
+    table = _two_columns(Path(summary["run"]).name)
     for name, value in parameter_lines(training["parameters"]):
         table.add_row(name, value)
     table.add_row("steps", number(training["steps"]))
