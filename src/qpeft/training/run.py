@@ -218,14 +218,13 @@ def _kept(folder: RunFolder) -> str:
     return f"the last good checkpoint is {last}" if last else "no checkpoint had been saved yet"
 
 
-#: replaces the card's empty title: no loader finds a method of ours before this package is imported
+#: replaces the empty title of peft's card: no loader of peft knows the method before this package is imported
 _CARD = """# {name}
 
 ```python
-import qpeft  # registers the adapter's method with peft
-from peft import AutoPeftModelForCausalLM
+import qpeft
 
-model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")  # or: qpeft.load("path/to/this/folder")
+model = qpeft.load("path/to/this/folder")
 ```"""
 
 
@@ -234,11 +233,12 @@ def _save(ready: _Prepared, folder: RunFolder) -> None:
     fresh = folder.path / ".adapter"
     shutil.rmtree(fresh, ignore_errors=True)
     ready.model.save_pretrained(str(fresh))
-    card = fresh / "README.md"
-    title = "# Model Card for Model ID"
-    card.write_text(
-        card.read_text(encoding="utf-8").replace(title, _CARD.format(name=folder.path.name)), encoding="utf-8"
-    )
+    if isinstance(ready.model.active_peft_config, QTHAConfig):
+        card = fresh / "README.md"
+        text = card.read_text(encoding="utf-8").replace(
+            "# Model Card for Model ID", _CARD.format(name=folder.path.name)
+        )
+        card.write_text(text, encoding="utf-8")
     ready.tokenizer.save_pretrained(fresh)
     shutil.rmtree(folder.adapter, ignore_errors=True)
     fresh.rename(folder.adapter)
