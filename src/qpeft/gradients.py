@@ -75,7 +75,7 @@ def shift_gradient(
             which every occurrence has an input of its own (and no weight), and with ``count_shift_circuits(circuit) *
             batch`` rows of angles: all rows of the first shift, then all rows of the second, and so on.
         cotangent: ``(batch, n_observables)``, the gradient of a loss for the expectations; ``None`` asks for
-        Jacobians.
+            Jacobians.
 
     Returns:
         Without cotangent the Jacobians ``(batch, n_observables, n_inputs)`` and ``(batch, n_observables, n_weights)``;

@@ -38,6 +38,7 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer steps and problems, same path (about 3 minutes).")
     ] = False,
+    published: Annotated[bool, typer.Option("--published", help="Add an arm with the published sizes.")] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     json: Json = False,
@@ -46,7 +47,7 @@ def demo(
     from qpeft.cli import demo as command
 
     _speak(quiet, json)
-    command.run(output or Path("runs/demo-quick" if quick else "runs/demo"), quick, overwrite, json)
+    command.run(output or Path("runs/demo-quick" if quick else "runs/demo"), quick, published, overwrite, json)
 
 
 @app.command()

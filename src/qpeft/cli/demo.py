@@ -29,6 +29,8 @@ MODEL = "smollm2-135m-instruct"
 BASE = "base, before fine-tuning"
 #: folder of an arm -> its name in tables and plots; the recipe of an arm is called demo-FOLDER
 ARMS = {"qtha": "QTHA, r = 4 (4 qubits)", "lora": "LoRA, r = 4"}
+#: the arm of `--published`
+PUBLISHED = {"qtha-published": "QTHA, r = 4, published sizes"}
 QUICK = [
     "training.max_steps=40",
     "training.eval_steps=20",
@@ -42,18 +44,25 @@ TITLES = {"answer_accuracy": "right answer", "strict_accuracy": "strict: answer,
 
 
 def run(
-    output: Path, quick: bool, overwrite: bool, as_json: bool, model: str = MODEL, changes: Sequence[str] = ()
+    output: Path,
+    quick: bool,
+    published: bool,
+    overwrite: bool,
+    as_json: bool,
+    model: str = MODEL,
+    changes: Sequence[str] = (),
 ) -> None:
-    """Run what is not done yet, then draw and report; `changes` are further overrides of both recipes."""
+    """Run what is not done yet, then draw and report; `changes` are further overrides of all recipes."""
     started = time.monotonic()
+    arms = ARMS | (PUBLISHED if published else {})
     _open_folder(output, quick, overwrite)
     overrides = [*(QUICK if quick else []), *([f"model.name={model}"] if model != MODEL else []), *changes]
     stages = {
         "base": ["eval", model, "--recipe", "demo-qtha", *overrides, "--output", str(output / "base/result.json")]
     }
-    stages |= {name: ["train", f"demo-{name}", f"output={output / name}", *overrides] for name in ARMS}
+    stages |= {name: ["train", f"demo-{name}", f"output={output / name}", *overrides] for name in arms}
     for place, (name, command) in enumerate(stages.items(), start=1):
-        title = f"{place}/{len(stages)}  {ARMS.get(name, BASE)}"
+        title = f"{place}/{len(stages)}  {arms.get(name, BASE)}"
         if _finished(output / name):
             notes.print(f"[dim]{title}: done before[/]")
             continue
@@ -61,7 +70,7 @@ def run(
         _run([*command, "--resume"] if (output / name / "recipe.yaml").exists() else command, output, quick)
     with Steps() as say:
         say("drawing")
-        summary = _summarise(output, ["qpeft " + shlex.join(command) for command in stages.values()])
+        summary = _summarise(output, arms, ["qpeft " + shlex.join(command) for command in stages.values()])
     if as_json:
         print_json(summary)
         return
@@ -139,12 +148,12 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
                 process.send_signal(signal.SIGINT)
 
 
-def _summarise(output: Path, commands: list[str]) -> dict[str, Any]:
+def _summarise(output: Path, names: dict[str, str], commands: list[str]) -> dict[str, Any]:
     """Read the arms, draw the plots, write `report.html` and `summary.json`."""
     from qpeft.compare import plot_accuracy, plot_losses, read_arm, write_report
     from qpeft.training.run_folder import versions, write_json
 
-    arms = [read_arm(BASE, output / "base"), *(read_arm(label, output / name) for name, label in ARMS.items())]
+    arms = [read_arm(BASE, output / "base"), *(read_arm(label, output / name) for name, label in names.items())]
     losses = plot_losses(arms, output / "plots" / "loss.png")
     accuracy = plot_accuracy(arms, output / "plots" / "accuracy.png", TITLES)
     made_on = versions()
@@ -161,7 +170,7 @@ def _summarise(output: Path, commands: list[str]) -> dict[str, Any]:
     }
     summary["sentences"] = _sentences(summary)
     write_json(output / "summary.json", summary)
-    table = [[str(cell) for cell in row] for row in _rows(summary)]
+    heads, *rows = _rows(summary)
     write_report(
         output / "report.html",
         title="QTHA and LoRA on arithmetic word problems",
@@ -172,8 +181,8 @@ def _summarise(output: Path, commands: list[str]) -> dict[str, Any]:
             "machine; no quantum computer took part.",
             *summary["sentences"],
         ],
-        heads=_HEADS,
-        rows=table,
+        heads=heads,
+        rows=rows,
         notes=[
             "Brackets: 95 % intervals (Wilson). Strict: the number is right, it stands in the required form, and "
             "every step is there and right. Train loss: mean of the last tenth of the steps. Test problems share no "
@@ -182,7 +191,7 @@ def _summarise(output: Path, commands: list[str]) -> dict[str, Any]:
             "seed would change them.",
         ],
         pictures=[(losses, "Loss per answer token; points: validation."), (accuracy, "Held-out problems solved.")],
-        examples=_examples(output),
+        examples=_examples(output, names),
         commands="\n".join(commands),
         made_on=f"qpeft {made_on['qpeft']}, torch {made_on['packages']['torch']}, transformers "
         f"{made_on['packages']['transformers']}, peft {made_on['packages']['peft']}, Python {made_on['python']}; "
@@ -191,12 +200,13 @@ def _summarise(output: Path, commands: list[str]) -> dict[str, Any]:
     return summary
 
 
-_HEADS = ("", "trained", "tensor network + linear + angles", "train loss", "eval loss", "right answer, %",
+_HEADS = ("", "trained parameters", "tensor network + linear + angles", "train loss", "eval loss", "right answer, %",
           "strict, %", "tokens/s", "peak memory")  # fmt: skip
 
 
 def _rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
-    rows = []
+    """The table, an arm a column, which fits a terminal and a page; the first row holds the heads."""
+    columns: list[tuple[str, ...]] = [_HEADS]
     for arm in summary["arms"]:
         training, metrics = arm["training"], arm["metrics"]
         accuracies = tuple(
@@ -204,11 +214,11 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
             for key in TITLES
         )
         if not training:
-            rows.append((arm["name"], "0", "", "", "", *accuracies, "", ""))
+            columns.append((arm["name"], "0", "", "", "", *accuracies, "", ""))
             continue
         parameters = training["parameters"]
         kinds = [number(parameters[kind]) for kind in ("tensor_network", "linear", "angles") if kind in parameters]
-        rows.append(
+        columns.append(
             (
                 arm["name"],
                 number(parameters["total"]),
@@ -220,21 +230,22 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
                 memory(training["peak_memory_bytes"]),
             )
         )
-    return rows
+    return list(zip(*columns, strict=True))
 
 
 def _table(summary: dict[str, Any]) -> Table:
     table = Table(caption="brackets: 95 % intervals")
-    for head in _HEADS:
-        table.add_column(head, justify="left" if not head else "right")
-    for row in _rows(summary):
-        table.add_row(*row)
+    heads, *lines = _rows(summary)
+    for head in heads:
+        table.add_column(head, justify="right" if head else "left")
+    for line in lines:
+        table.add_row(*line)
     return table
 
 
 def _sentences(summary: dict[str, Any]) -> list[str]:
     """What the table says, in words that the numbers decide."""
-    base, qtha, lora = summary["arms"]
+    base, qtha, lora = summary["arms"][:3]
     fewer = qtha["training"]["parameters"]["total"] / lora["training"]["parameters"]["total"]
     before, ours, theirs = (arm["metrics"]["strict_accuracy"] for arm in (base, qtha, lora))
     apart = ours["low"] > theirs["high"] or theirs["low"] > ours["high"]
@@ -251,11 +262,11 @@ def _sentences(summary: dict[str, Any]) -> list[str]:
     ]
 
 
-def _examples(output: Path, n: int = 4) -> list[dict[str, Any]]:
+def _examples(output: Path, names: dict[str, str], n: int = 4) -> list[dict[str, Any]]:
     """The first problems with the answer of every arm."""
     base = json.loads((output / "base" / "result.json").read_text(encoding="utf-8"))["evaluation"]["records"]
     answers = {BASE: base}
-    for name, label in ARMS.items():
+    for name, label in names.items():
         lines = (output / name / "answers.jsonl").read_text(encoding="utf-8").splitlines()
         answers[label] = [json.loads(line) for line in lines]
     return [

@@ -21,7 +21,7 @@ from qpeft.errors import InputError, Interrupted, TrainingError
 from qpeft.models import load_model, load_tokenizer
 from qpeft.models.cache import is_disk_full
 from qpeft.training.callbacks import StopOnSignal
-from qpeft.training.datasets import Encoded, encode_examples, training_examples
+from qpeft.training.datasets import Encoded, encode_examples, held_out_examples, training_examples
 from qpeft.training.memory import peak_memory_bytes
 from qpeft.training.recipe import Recipe, load_recipe
 from qpeft.training.run_folder import RunFolder, read_metrics, versions, write_json, write_text
@@ -74,6 +74,8 @@ def prepare(recipe: Recipe, say: Say = lambda _: None) -> _Prepared:
         InputError: any part of the recipe cannot be used; nothing has been written.
     """
     train, validation = training_examples(recipe.data)
+    if recipe.evaluation.task is not None:  # a wrong test set should show before the training, not after it
+        held_out_examples(recipe.data, limit=1)
     config = recipe.adapter.build()
     section = recipe.model
     tokenizer = load_tokenizer(section.name, progress=say)
@@ -248,11 +250,13 @@ def _result(folder: RunFolder, ready: _Prepared, steps: int, seconds: float) -> 
     metrics = read_metrics(folder.metrics)
     lines = [line for line in metrics if "loss" in line]
     eval_losses = [line["eval_loss"] for line in metrics if "eval_loss" in line]
-    tail = lines[-max(1, len(lines) // 10) :]
+    tail = [line["loss"] for line in lines[-max(1, len(lines) // 10) :]]
+    if not tail:  # fewer steps than logging_steps: the trainer's own mean over all steps
+        tail = [line["train_loss"] for line in metrics if "train_loss" in line][-1:]
     speeds = sorted(line["tokens_per_second"] for line in lines if "tokens_per_second" in line)
     return TrainingResult(
         steps=steps,
-        train_loss=sum(line["loss"] for line in tail) / len(tail),
+        train_loss=sum(tail) / len(tail),
         eval_loss=eval_losses[-1] if eval_losses else None,
         tokens_per_second=speeds[len(speeds) // 2] if speeds else 0.0,
         seconds=seconds,
