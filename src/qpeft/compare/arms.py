@@ -50,7 +50,7 @@ def read_arm(name: str, path: Path) -> Arm:
     try:
         result = json.loads(folder.result.read_text(encoding="utf-8"))
         metrics = result["evaluation"]["metrics"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} holds no finished and evaluated run: run it first") from error
     lines = read_metrics(folder.metrics)
     return Arm(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,10 @@ def _figure(width: float, height: float) -> tuple[Any, Any, Any]:
 
 def plot_losses(arms: Sequence[Arm], path: Path) -> Path:
     """Training loss of every trained arm (thin: each step; thick: running mean), validation loss as points."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     plt, figure, axes = _figure(7.2, 4.0)
-    for arm, colour in zip(arms, COLOURS, strict=False):
+    for arm, colour in zip(arms, itertools.cycle(COLOURS)):
         if not arm.losses:
             continue
         steps, losses = zip(*arm.losses, strict=True)
@@ -39,19 +42,28 @@ def plot_losses(arms: Sequence[Arm], path: Path) -> Path:
             axes.plot(*zip(*arm.eval_losses, strict=True), "o", color=colour, markersize=6, markeredgecolor="white",
                       label=f"{arm.name}, validation")  # fmt: skip
     axes.set_yscale("log")
+    # plain numbers at 1, 2, 3, 5 and their tenths: a loss seldom spans two decades
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("step")
     axes.set_ylabel("loss per answer token")
-    axes.legend(frameon=False)
+    _legend(figure, axes)
     return _save(plt, figure, path)
 
 
 def plot_accuracy(arms: Sequence[Arm], path: Path, titles: dict[str, str]) -> Path:
-    """A group of bars per measure, a bar per arm, whiskers for the 95 % intervals. `titles` chooses the measures."""
+    """A group of bars per measure, a bar per arm, whiskers for the 95 % intervals. `titles` chooses the measures.
+
+    What an arm was not measured by leaves a gap.
+    """
     plt, figure, axes = _figure(7.2, 4.0)
     width = 0.8 / len(arms)
-    for place, (arm, colour) in enumerate(zip(arms, COLOURS, strict=False)):
+    for place, (arm, colour) in enumerate(zip(arms, itertools.cycle(COLOURS))):
         for group, key in enumerate(titles):
-            share = arm.accuracy[key]
+            share = arm.accuracy.get(key)
+            if share is None:
+                continue
             x = group + (place - (len(arms) - 1) / 2) * width
             axes.bar(x, 100 * share.value, width * 0.92, color=colour, label=arm.name if group == 0 else None)
             axes.errorbar(
@@ -62,8 +74,17 @@ def plot_accuracy(arms: Sequence[Arm], path: Path, titles: dict[str, str]) -> Pa
     axes.set_xticks(range(len(titles)), list(titles.values()))
     axes.set_ylabel("% of problems (95 % interval)")
     axes.set_ylim(0, 109)
-    axes.legend(frameon=False, loc="upper left")
+    axes.set_yticks(range(0, 101, 20))
+    _legend(figure, axes)
     return _save(plt, figure, path)
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    """Above the plot, where it can hide nothing; two columns where the names are long."""
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        columns = len(labels) if len(labels) < 4 and sum(map(len, labels)) < 75 else 2
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False)
 
 
 def _running_mean(values: Sequence[float], window: int = 9) -> list[float]:

@@ -19,7 +19,8 @@ h1 { font-size: 1.7rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin-top: 
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th, td { text-align: right; padding: .4rem .8rem; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; } th { font-weight: 600; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; }
+th, td:first-child { white-space: normal; } th { font-weight: 600; vertical-align: bottom; }
 figure { margin: 1.2rem 0; } img { max-width: 100%; background: white; border-radius: 6px; }
 figcaption, .note { color: gray; font-size: .92rem; }
 pre { overflow-x: auto; padding: .8rem; background: #8881; border-radius: 6px; }
