@@ -206,8 +206,8 @@ def _explained(folder: RunFolder) -> Iterator[None]:
     except TrainingError as error:
         raise TrainingError(f"{error}; {_kept(folder)}; lower training.learning_rate and start again") from error
     except Exception as error:
-        # torch's writer of archives does not say what kept it from writing
-        if not is_disk_full(error) and "PytorchStreamWriter" not in str(error):
+        # torch's writer of archives does not say what kept it from writing; these are its two ways to fail
+        if not is_disk_full(error) and not any(sign in str(error) for sign in ("inline_container", "iostream error")):
             raise
         raise TrainingError(
             f"the disk of {folder.path} is full; {_kept(folder)}; free some space and go on with: "
