@@ -60,6 +60,7 @@ def test_a_batch_without_labels_gives_zero_that_can_be_differentiated(model):
 def test_is_not_used_where_something_happens_between_backbone_and_logits(model, llama_base):
     assert labelled_loss.supports(model)
     base = AutoModelForCausalLM.from_pretrained(llama_base)
-    assert not labelled_loss.supports(get_peft_model(base, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)))
+    prompts = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    assert not labelled_loss.supports(get_peft_model(base, prompts))
     model.config.logit_scale = 0.5
     assert not labelled_loss.supports(model)
