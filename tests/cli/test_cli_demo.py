@@ -129,7 +129,7 @@ def test_quick_and_full_do_not_mix(stages, qpeft, tmp_path):
 @pytest.mark.parametrize(
     ("qtha", "lora", "verdict"),
     [
-        (0.50, 0.55, "the intervals overlap, so this run does not tell the two apart"),
+        (0.50, 0.55, "difference -5.0 points [-15, +5], so this run does not tell the two apart"),
         (0.80, 0.50, "QTHA is better in this run"),
         (0.40, 0.70, "LoRA is better in this run"),
     ],

@@ -32,13 +32,13 @@ ARMS = {"qtha": "QTHA, r = 4 (4 qubits)", "lora": "LoRA, r = 4"}
 #: the arm of `--published`
 PUBLISHED = {"qtha-published": "QTHA, r = 4, published sizes"}
 QUICK = [
-    "training.max_steps=40",
+    "training.max_steps=20",
     "training.eval_steps=20",
     "training.save_steps=20",
-    "data.train_samples=640",
-    "data.validation_samples=48",
-    "evaluation.limit=60",
-    "evaluation.batch_size=60",
+    "data.train_samples=320",
+    "data.validation_samples=32",
+    "evaluation.limit=40",
+    "evaluation.batch_size=40",
 ]
 TITLES = {"answer_accuracy": "right answer", "strict_accuracy": "strict: answer, form and steps"}
 
@@ -245,16 +245,17 @@ def _table(summary: dict[str, Any]) -> Table:
 
 def _sentences(summary: dict[str, Any]) -> list[str]:
     """What the table says, in words that the numbers decide."""
+    from qpeft.evaluation import difference, wilson
+
     base, qtha, lora = summary["arms"][:3]
     fewer = qtha["training"]["parameters"]["total"] / lora["training"]["parameters"]["total"]
     before, ours, theirs = (arm["metrics"]["strict_accuracy"] for arm in (base, qtha, lora))
-    apart = ours["low"] > theirs["high"] or theirs["low"] > ours["high"]
-    if not apart:
-        verdict = "the intervals overlap, so this run does not tell the two apart"
-    elif ours["value"] > theirs["value"]:
-        verdict = "QTHA is better in this run"
+    gap, low, high = difference(*(wilson(round(arm["value"] * arm["n"]), arm["n"]) for arm in (ours, theirs)))
+    span = f"difference {100 * gap:+.1f} points [{100 * low:+.0f}, {100 * high:+.0f}]"
+    if low <= 0 <= high:
+        verdict = f"{span}, so this run does not tell the two apart"
     else:
-        verdict = "LoRA is better in this run"
+        verdict = f"{span}, so {'QTHA' if gap > 0 else 'LoRA'} is better in this run"
     return [
         f"QTHA trained {100 * fewer:.1f} % of LoRA's parameters.",
         f"Strict accuracy: {100 * before['value']:.1f} % before; {100 * ours['value']:.1f} % with QTHA and "
