@@ -1,10 +1,20 @@
 """What the rooms above the models share: tiny base models on disk."""
 
 import gc
+import logging
 
 import pytest
 
 from tiny_base import save_bert, save_llama
+
+
+@pytest.fixture(autouse=True)
+def _library_says_nothing_by_itself():
+    """Commands make the library's log visible for the rest of their process, which here are other tests."""
+    yield
+    logger = logging.getLogger("qpeft")
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,7 @@ def test_the_commands_of_the_report_can_be_typed(stages, qpeft, tmp_path):
         words = shlex.split(shlex.join(command))
         overrides = [word for word in words[2:] if "=" in word]
         recipe = words[1] if words[0] == "train" else words[words.index("--recipe") + 1]
-        assert load_recipe(recipe, ["output=x", *overrides]).training.max_steps == 40
+        assert load_recipe(recipe, ["output=x", *overrides]).training.max_steps == 20
 
 
 def test_an_interrupted_demo_goes_on_where_it_stopped(stages, qpeft, tmp_path, monkeypatch):
