@@ -2,7 +2,6 @@
 
 import copy
 import doctest
-import gc
 import math
 import os
 import pickle
@@ -10,7 +9,6 @@ import socket
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,6 +17,7 @@ from qpeft.circuits import qtha_block, rotation_cnot_ring
 from qpeft.errors import InputError
 from qpeft.layer import QuantumLayer
 from qpeft.simulators import run
+from two_processes import leave, run_on_two_processes
 
 
 @pytest.fixture
@@ -186,18 +185,14 @@ def _ddp_worker(rank, port, folder):
     inputs = torch.randn(8, 2, generator=torch.Generator().manual_seed(1))
     layer(inputs[4 * rank : 4 * rank + 4]).square().mean().backward()
     torch.save(layer.module.weight.grad, f"{folder}/{rank}.pt")
-    # The wrapper must not outlive the process group: the last reference to a gloo group, dropped under the
-    # interpreter's lock, can wait forever for a worker thread that wants that lock.
-    del layer
-    gc.collect()
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 def test_data_parallel_on_two_processes(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    multiprocessing.spawn(_ddp_worker, (port, str(tmp_path)), nprocs=2)
+    run_on_two_processes(_ddp_worker, port, str(tmp_path))
     torch.manual_seed(0)
     layer = QuantumLayer(qtha_block(2, 1))
     inputs = torch.randn(8, 2, generator=torch.Generator().manual_seed(1))

@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from datasets import Dataset
 from peft import get_peft_model
 from tiny_models import ARCHITECTURES, WORDS, llama, small_config, tokenizer, tokens
@@ -17,6 +16,7 @@ from transformers import Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 import qpeft
+from two_processes import leave, run_on_two_processes
 
 COMMON = {
     "use_cpu": True,
@@ -170,7 +170,7 @@ def _worker(rank: int, folder: str) -> None:
     if rank == 0:
         gradients = {n: p.grad for n, p in wrapped.module.named_parameters() if p.grad is not None}
         torch.save(gradients, f"{folder}/gradients.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 def test_two_processes_give_the_gradient_of_the_whole_batch(tmp_path):
@@ -178,7 +178,7 @@ def test_two_processes_give_the_gradient_of_the_whole_batch(tmp_path):
 
 
 def _check_two_processes(worker, tmp_path) -> None:
-    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    run_on_two_processes(worker, str(tmp_path))
     torch.manual_seed(0)
     model = get_peft_model(llama(), small_config(init_weights=False))
     model(tokens(4), labels=tokens(4)).loss.backward()
@@ -203,7 +203,7 @@ def _sharded_worker(rank: int, folder: str) -> None:
     gradients = {n: p.grad.full_tensor() for n, p in model.named_parameters() if p.grad is not None}
     if rank == 0:
         torch.save(gradients, f"{folder}/gradients.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.mark.slow
