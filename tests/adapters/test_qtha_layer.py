@@ -209,7 +209,7 @@ def test_two_adapters_add_up_switch_and_are_deleted():
         ({"n_layers": 0}, "n_layers must be a whole number"),
         ({"bond_dim": 0}, "bond_dim must be"),
         ({"inner_features": -1}, "inner_features must be"),
-        ({"alpha": 0}, "alpha must be greater than 0"),
+        ({"alpha": 0}, "alpha must be a number greater than 0"),
         ({"dropout": 1.0}, "dropout must be"),
         ({"fusion": "sum"}, "fusion must be one of linear, product"),
         ({"fusion": "product", "arch": "mpo"}, "does not have both"),
@@ -293,3 +293,18 @@ def test_remembered_contractions_follow_the_numbers():
     torch.testing.assert_close(layer(x).detach(), before)
     layer(x).sum().backward()
     assert layer.qtha_encoder["default"].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"alpha": "x"}, "alpha must be a number greater than 0"),
+        ({"dropout": "x"}, "dropout must be a number"),
+        ({"factors": 3}, "factors must map a width to its modes"),
+        ({"factors": {"576": 6}}, "factors must map a width to its modes"),
+        ({"input_scale": 3}, "input_scale must be one of"),
+    ],
+)
+def test_settings_of_a_wrong_type_are_one_sentence(setting, sentence):
+    with pytest.raises(InputError, match=sentence):
+        QTHAConfig(**setting)

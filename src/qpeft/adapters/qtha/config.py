@@ -205,9 +205,15 @@ class QTHAConfig(PeftConfig):
             self.classical_layers = letter_layers
         elif self.classical_layers is None:
             self.classical_layers = 2
-        if self.input_scale.replace("*", "_") == "pi_tanh":
+        if str(self.input_scale).replace("*", "_") == "pi_tanh":
             self.input_scale = "pi_tanh"
         if self.factors is not None:
+            if not isinstance(self.factors, dict) or not all(
+                isinstance(m, list | tuple) for m in self.factors.values()
+            ):
+                raise InputError(
+                    f'factors must map a width to its modes, as {{"576": [6, 6, 4, 4]}} (got {self.factors!r})'
+                )
             self.factors = {str(size): list(modes) for size, modes in self.factors.items()}
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)  # type: ignore[assignment]  # as peft's own configs do
@@ -228,10 +234,10 @@ class QTHAConfig(PeftConfig):
                 raise InputError(f"{name} must be a whole number of at least {lowest} (got {getattr(self, name)!r})")
         if not _is_count(self.classical_layers, 2, 4):
             raise InputError(f"classical_layers must be 2, 3 or 4 (got {self.classical_layers!r})")
-        if self.alpha is not None and not self.alpha > 0:
-            raise InputError(f"alpha must be greater than 0 (got {self.alpha}): leave it out for 2 r")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be at least 0 and less than 1 (got {self.dropout})")
+        if self.alpha is not None and not (_is_number(self.alpha) and self.alpha > 0):
+            raise InputError(f"alpha must be a number greater than 0 (got {self.alpha!r}): leave it out for 2 r")
+        if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
+            raise InputError(f"dropout must be a number of at least 0 and less than 1 (got {self.dropout!r})")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)} (got {getattr(self, name)!r})")
@@ -251,6 +257,10 @@ class QTHAConfig(PeftConfig):
             raise InputError("layers_to_transform needs target_modules as a list of names (got a regular expression)")
         if self.layers_pattern and self.layers_to_transform is None:
             raise InputError("layers_pattern says where layers_to_transform applies: give both, or neither")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_count(value: Any, lowest: int, highest: float = float("inf")) -> bool:
