@@ -1,0 +1,27 @@
+# Fails where two object files define the same inline function: cmake -DNM=nm "-DOBJECTS=a.o|b.o" -P <this file>
+#
+# The linker keeps one of such functions at will. Were it the one of a kernel compiled for AVX-512, a processor without
+# these instructions would stop in it, whichever kernel was picked.
+cmake_minimum_required(VERSION 3.18...4.1)
+string(REPLACE "|" ";" OBJECTS "${OBJECTS}")
+set(seen "")
+set(shared "")
+foreach(object IN LISTS OBJECTS)
+  execute_process(COMMAND ${NM} --defined-only ${object} OUTPUT_VARIABLE listing RESULT_VARIABLE status)
+  if(NOT status EQUAL 0)
+    message(FATAL_ERROR "${NM} cannot read ${object}")
+  endif()
+  string(REGEX MATCHALL " W [^\n]+" weak "${listing}")
+  foreach(name IN LISTS weak)
+    string(REPLACE " W " "" name "${name}")
+    if(name IN_LIST seen)
+      list(APPEND shared ${name})
+    endif()
+    list(APPEND seen ${name})
+  endforeach()
+endforeach()
+list(REMOVE_DUPLICATES shared)
+if(shared)
+  list(JOIN shared "\n  " listed)
+  message(FATAL_ERROR "defined in more than one object file (give them internal linkage or avoid them):\n  ${listed}")
+endif()
