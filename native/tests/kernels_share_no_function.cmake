@@ -2,7 +2,7 @@
 #
 # The linker keeps one of such functions at will. Were it the one of a kernel compiled for AVX-512, a processor without
 # these instructions would stop in it, whichever kernel was picked.
-cmake_minimum_required(VERSION 3.18...4.1)
+cmake_minimum_required(VERSION 3.21...4.1)
 string(REPLACE "|" ";" OBJECTS "${OBJECTS}")
 set(seen "")
 set(shared "")
