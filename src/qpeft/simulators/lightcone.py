@@ -15,6 +15,7 @@ once on all columns of all their ``U``, each column with its own angles. ``U`` a
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
@@ -241,7 +242,7 @@ class _Group:
         """Angles of the product states as ``offsets + from_inputs @ x``."""
         constants, from_inputs, from_weights = self.initial
         offsets = torch.addmv(constants.to(inputs.device), from_weights.to(inputs.device), weights.double())
-        return offsets[:, None].to(inputs.dtype), from_inputs.to(inputs)
+        return offsets[:, None].remainder(4 * math.pi).to(inputs.dtype), from_inputs.to(inputs)
 
     def _states(self, inputs: Tensor, maps: tuple[Tensor, Tensor]) -> list[list[Tensor]]:
         half = torch.addmm(maps[0], maps[1], inputs.t()).mul_(0.5).view(self.cones, self.wires, -1)

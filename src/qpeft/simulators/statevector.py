@@ -7,6 +7,8 @@ the circuit, never on the batch.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -92,7 +94,8 @@ class _Call:
         self.from_inputs = angles.from_inputs.to(inputs)
         self.from_weights = angles.from_weights.to(inputs.device)
         shared = torch.addmv(angles.constants.to(inputs.device), self.from_weights, weights.double())
-        self.offsets = shared[: angles.n_samples, None].to(inputs.dtype)
+        # Whole turns are taken off in float64: beside a large offset, float32 would lose the inputs' last digits.
+        self.offsets = shared[: angles.n_samples, None].remainder(4 * math.pi).to(inputs.dtype)
         self.shared: list[Shared] = [step.share(shared, inputs.dtype) for step in engine.steps]
         self.readout = engine.readout.share(inputs.device, inputs.dtype)
         samples = chunk_samples(2 * inputs.element_size() << engine.n_qubits, inputs.device)
