@@ -1,4 +1,4 @@
-"""What can be said of an installed wheel without PyTorch: it holds the packaged recipes and the library, which loads."""
+"""What an installed wheel shows without PyTorch: it holds the packaged recipes, and the library, which loads."""
 
 import ctypes
 import importlib.util
