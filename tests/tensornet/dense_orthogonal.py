@@ -1,4 +1,4 @@
-"""The slow, obvious reference: a circuit's matrix as a product of full matrices, float64, differentiable by autograd."""
+"""The slow, obvious reference: a circuit's matrix as a product of full matrices in float64, for autograd to follow."""
 
 import torch
 from torch import Tensor

@@ -7,9 +7,9 @@ and weights. This is the parametrisation of Quantum-PEFT (Koike-Akino et al., ar
 weight matrix is ``U[:, :K] diag(s) V[:, :K]ᵀ``.
 
 The work is done by two operators registered with torch, opaque to the compiler and to autograd, so compiled graphs,
-autocast and checkpointing just call them. They keep the output and the weights for the backward pass, nothing per gate:
-the steps are orthogonal, so each one's input is recomputed from its output. See
-:mod:`qpeft.tensornet.orthogonal_plan` for how a circuit becomes a few matrix products.
+autocast and checkpointing just call them. They keep the output and the weights for the backward pass and nothing per
+gate: the steps are orthogonal, so each one's input is recomputed from its output. How a circuit becomes a few matrix
+products is told in :mod:`qpeft.tensornet.orthogonal_plan`.
 
 A NaN or infinite number in a vector spoils that vector's result and the gradient of the weights; in the weights it
 spoils everything. There is no check, which would make the host wait for a GPU.
@@ -106,9 +106,9 @@ def apply_padded(
 ) -> Tensor:
     """Apply a corner of the circuit's matrix: ``y = U[:out_features, :in_features] x`` (or the same of ``Uᵀ``).
 
-    For widths that are not a power of two: ``x`` is continued by zeros to ``2**q`` numbers, and of the result the first
-    ``out_features`` are kept. The corner of an orthogonal matrix is not orthogonal unless it is all of it: its singular
-    values are at most 1, so vectors never get longer, and ``transpose`` is the transpose but not the inverse.
+    For widths that are not a power of two: ``x`` is continued by zeros to ``2**q`` numbers, and the first
+    ``out_features`` numbers of the result are kept. A corner of an orthogonal matrix is not orthogonal unless it is
+    all of it: its singular values are at most 1, so vectors never get longer, and the transpose is not the inverse.
 
     Args:
         circuit: As in :func:`apply`, with ``2**q`` at least the larger of both widths.
@@ -147,8 +147,8 @@ def columns(circuit: Circuit, weights: Tensor, k: int, n_rows: int | None = None
         n_rows: Number of rows, by default all; with fewer the columns are no longer orthonormal.
 
     Returns:
-        ``(n_rows, k)`` in the dtype of the weights, a transposed view: the columns are neighbours in memory, as the rows
-        of LoRA's A are. Differentiable once for the weights.
+        ``(n_rows, k)`` in the dtype of the weights, as a transposed view: each column lies contiguously in memory, as
+        the rows of LoRA's A do. Differentiable once for the weights.
 
     Raises:
         InputError: As in :func:`apply`, or a number of columns or rows out of range.

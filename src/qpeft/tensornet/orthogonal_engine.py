@@ -2,11 +2,10 @@ r"""The tensor operations behind :mod:`qpeft.tensornet.orthogonal`: blocks from 
 
 Data layout: vectors of ``2**n`` numbers are worked off in chunks of ``t``, as ``(parts, outer, t, inner)`` where
 ``inner`` is the last group's index and ``outer`` that of all others. So every block is one matrix product with long
-rows: of ``(positions, 2**w, rest)`` from the left, for the last group of ``(positions, 2**w)`` from the right. A
-signed permutation is a multiplication with one vector of signs, and an index map if it moves something.
+rows: of ``(positions, 2**w, rest)`` from the left, for the last group of ``(positions, 2**w)`` from the right.
 
-All steps are orthogonal, so the backward pass keeps only the output ``y``: it sends the pair of adjoint ``λ`` and ``y``
-(two parts of one array) back through the transposed steps, and a block ``B`` with output ``y`` has ::
+All steps are orthogonal, so the backward pass keeps only the output ``y``: it sends the adjoint ``λ`` and ``y`` (two
+parts of one array) back through the transposed steps together, and a block ``B`` with output ``y`` has ::
 
     ∂loss/∂B Bᵀ = G = Σ λ yᵀ          (2**w, 2**w), summed over vectors and over all other wires
     ∂loss/∂θ = ½ tr_rest (G_10 - G_01)           for an angle of B's last moment and the wire it turns
@@ -149,32 +148,18 @@ class _BlockStep:
         return torch.bmm(left, right.mT).sum(0)
 
 
-class _PermutationStep:
-    """A signed permutation of all wires."""
+class _SignStep:
+    """CZ gates across groups; its own inverse."""
 
     def __init__(
-        self, fixed: Sequence[Primitive], n_qubits: int, inner: int, device: torch.device, dtype: torch.dtype
+        self, gates: Sequence[Primitive], n_qubits: int, inner: int, device: torch.device, dtype: torch.dtype
     ) -> None:
-        source, sign = signed_permutation(fixed, n_qubits)
-        self.moves = not torch.equal(source, torch.arange(len(source), device="cpu"))
-        self.sign = sign.view(-1, 1, inner).to(device, dtype)
-        self.source = source.to(device)
-        self.back = source.argsort().to(device)
+        self.signs = signed_permutation(gates, n_qubits)[1].view(-1, 1, inner).to(device, dtype)
 
     def forward(self, chunk: _Chunk, blocks: Sequence[Tensor]) -> None:
-        self._move(chunk, self.source)
-        chunk.state.mul_(self.sign)
+        chunk.state.mul_(self.signs)
 
-    def inverse(self, chunk: _Chunk, blocks: Sequence[Tensor]) -> None:
-        chunk.state.mul_(self.sign)
-        self._move(chunk, self.back)
-
-    def _move(self, chunk: _Chunk, source: Tensor) -> None:
-        if self.moves:
-            parts, outer, rows, inner = chunk.state.shape
-            flat = chunk.state.transpose(2, 3).reshape(parts, outer * inner, rows).index_select(1, source)
-            chunk.spare.copy_(flat.view(parts, outer, inner, rows).transpose(2, 3))
-            chunk.swap()
+    inverse = forward
 
 
 class OrthogonalEngine:
@@ -185,14 +170,14 @@ class OrthogonalEngine:
         self.inner = 1 << plan.widths[-1]
         members: dict[int, list[Block]] = {width: [] for width in sorted({*plan.widths})}
         families = list(members)
-        self.steps: list[_BlockStep | _PermutationStep] = []
+        self.steps: list[_BlockStep | _SignStep] = []
         for layer in plan.layers:
             for block in layer.blocks:
                 family = members[block.width]
                 self.steps.append(_BlockStep(block, plan.n_qubits, families.index(block.width), len(family)))
                 family.append(block)
-            if layer.fixed:
-                self.steps.append(_PermutationStep(layer.fixed, plan.n_qubits, self.inner, device, dtype))
+            if layer.signs:
+                self.steps.append(_SignStep(layer.signs, plan.n_qubits, self.inner, device, dtype))
         self.families = [_Family(blocks, plan.n_weights, device) for blocks in members.values() if blocks]
 
     def apply(self, weights: Tensor, x: Tensor, transpose: bool) -> Tensor:

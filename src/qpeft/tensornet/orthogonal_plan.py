@@ -3,12 +3,13 @@ r"""From a circuit of real gates to a few orthogonal blocks: the plan by which :
 Every real gate is a product of rotations RY and of signed permutations of the basis states, exactly::
 
     H = RY(π/2) Z        CRY(θ) = RY(θ/2) CZ RY(-θ/2) CZ        X, Z, CZ, CNOT, SWAP: signed permutations
+    across a cut:        CNOT = H CZ H (H on the target)         SWAP = CNOT CNOT CNOT
 
 (rightmost acts first). The wires are cut into groups of neighbours. Gates within one group multiply to one small
-matrix of size ``2**width``, a *block*, as long as no gate across a cut comes in between; gates across a cut are signed
-permutations of the whole vector. So a circuit becomes layers, each of one block per group (they commute) and one signed
-permutation ``P``, and ``U = ... P_1 (B_11 ⊗ B_12 ⊗ ...) P_0 (B_01 ⊗ B_02 ⊗ ...)``. A block is such an alternation
-again, of *moments*: ``B = K_D C_D ··· K_1 C_1 K_0`` with ``K_d`` a Kronecker product of 2 x 2 rotations and ``C_d`` a
+matrix of size ``2**width``, a *block*, as long as no gate across a cut comes in between; what acts across cuts are CZ
+gates alone, a vector of signs. So a circuit becomes layers, each of one block per group (they commute) and one
+diagonal ``D`` of signs: ``U = ... D_1 (B_11 ⊗ B_12 ⊗ ...) D_0 (B_01 ⊗ B_02 ⊗ ...)``. A block is such an alternation
+again, of *moments*: ``B = K_m C_m ··· K_1 C_1 K_0`` with ``K`` a Kronecker product of 2 x 2 rotations and ``C`` a
 signed permutation of the group.
 
 A gate goes into the earliest layer (and moment) that dependencies allow, where gates that are diagonal on a shared
@@ -31,12 +32,11 @@ from qpeft.errors import InputError
 _FIXED = ("X", "Z", "CZ", "CNOT", "SWAP")
 REAL_GATES = ("RY", "CRY", "H", *_FIXED)
 
-# A product with blocks of 2**w costs about (2**w + 4) / 44 ns per number and a signed permutation of signs alone 0.12
-# ns, at every width from 3 to 7 (one core with AVX-512, MKL, float32, vectors of 2048 to 16384 numbers). The last
-# group's numbers are neighbours in memory: below 16 of them products and copies get slow.
+# A product with blocks of 2**w costs about (2**w + 4) / 44 ns per number, for widths from 3 to 7, and a multiplication
+# with signs 0.12 ns (one core with AVX-512, MKL, float32, vectors of 2048 to 16384 numbers). The last group's numbers
+# are neighbours in memory: below 16 of them products and copies get slow.
 _PASS = 4
 _SIGNS = 5
-_MOVES = 60
 _SMALLEST_GROUP, _LARGEST_GROUP = 3, 7
 _SMALLEST_LAST_GROUP = 4
 
@@ -87,10 +87,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Layer:
-    """Blocks of different groups, then what acts across groups."""
+    """Blocks of different groups, then CZ gates across groups."""
 
     blocks: tuple[Block, ...]
-    fixed: tuple[Primitive, ...]
+    signs: tuple[Primitive, ...]
 
 
 @dataclass(frozen=True)
@@ -105,24 +105,19 @@ class Plan:
     @property
     def cost(self) -> int:
         """Estimated time per number of a vector, in units of a multiplication and addition."""
-        blocks = [block for layer in self.layers for block in layer.blocks]
-        steps = [layer.fixed for layer in self.layers if layer.fixed]
-        return sum((1 << block.width) + _PASS for block in blocks) + sum(
-            _SIGNS if all(p.name in ("Z", "CZ") for p in fixed) else _MOVES for fixed in steps
-        )
+        blocks = sum((1 << block.width) + _PASS for layer in self.layers for block in layer.blocks)
+        return blocks + _SIGNS * sum(bool(layer.signs) for layer in self.layers)
 
 
 def make_plan(circuit: Circuit, widths: Sequence[int] | None = None) -> Plan:
-    """The cheapest plan for a circuit, or the plan on groups of the given widths.
+    """The cheapest plan for a circuit without inputs, or the plan on groups of the given widths.
 
     Raises:
-        InputError: A gate that is not real, or an angle from an input.
+        InputError: A gate that is not real.
     """
     primitives = [primitive for gate in circuit.gates for primitive in _lower(gate)]
     candidates = [tuple(widths)] if widths is not None else _partitions(circuit.n_qubits)
-    plans = (
-        Plan(circuit.n_qubits, circuit.n_weights, groups, _layers(primitives, groups)) for groups in candidates
-    )
+    plans = (Plan(circuit.n_qubits, circuit.n_weights, groups, _layers(primitives, groups)) for groups in candidates)
     return min(plans, key=lambda plan: plan.cost)
 
 
@@ -160,7 +155,7 @@ def _lower(gate: Gate) -> list[Primitive]:
         return [Primitive(gate.name, gate.wires)]
     wire = gate.wires[-1]
     if gate.name == "H":
-        return [Primitive("Z", (wire,)), Primitive("RY", (wire,), Turn(math.pi / 2))]
+        return _hadamard(wire)
     if gate.name == "RY":
         return [Primitive("RY", (wire,), _turn(gate, 1.0))]
     flip = Primitive("CZ", gate.wires)
@@ -168,13 +163,26 @@ def _lower(gate: Gate) -> list[Primitive]:
     return [flip, back, flip, forth]
 
 
+def _hadamard(wire: int) -> list[Primitive]:
+    return [Primitive("Z", (wire,)), Primitive("RY", (wire,), Turn(math.pi / 2))]
+
+
+def _across(primitive: Primitive) -> list[Primitive]:
+    """A gate across a cut by gates within groups and CZ."""
+    match primitive.name:
+        case "CNOT":
+            target = primitive.wires[1]
+            return [*_hadamard(target), Primitive("CZ", primitive.wires), *_hadamard(target)]
+        case "SWAP":
+            there = _across(Primitive("CNOT", primitive.wires))
+            back = _across(Primitive("CNOT", primitive.wires[::-1]))
+            return [*there, *back, *there]
+    return [primitive]
+
+
 def _turn(gate: Gate, factor: float) -> Turn:
     turn = Turn()
-    if isinstance(gate.angle, Input):
-        raise InputError(
-            f"gate {gate.name} on {gate.wires} takes its angle from input {gate.angle.index}, but an orthogonal matrix "
-            f"has no inputs; leave such gates out or fix them with Circuit.bind(inputs=...)."
-        )
+    assert not isinstance(gate.angle, Input)
     if isinstance(gate.angle, Weight):
         turn.weights[gate.angle.index] += factor * gate.angle.scale
     elif gate.angle is not None:
@@ -219,7 +227,12 @@ def _slots(primitives: Sequence[Primitive], is_local: Callable[[Primitive], bool
 def _layers(primitives: Sequence[Primitive], widths: Sequence[int]) -> tuple[Layer, ...]:
     group_of = [group for group, width in enumerate(widths) for _ in range(width)]
     firsts = [sum(widths[:group]) for group in range(len(widths))]
-    slots = _slots(primitives, lambda p: len({group_of[wire] for wire in p.wires}) == 1)
+
+    def is_local(primitive: Primitive) -> bool:
+        return len({group_of[wire] for wire in primitive.wires}) == 1
+
+    expanded = [part for p in primitives for part in ([p] if is_local(p) else _across(p))]
+    slots = _slots(expanded, is_local)
     layers = []
     for place in range(0, len(slots), 2):
         gates: dict[int, list[Primitive]] = defaultdict(list)
