@@ -15,7 +15,7 @@ BIN  := $(VENV)/bin/python
 PIP  := $(BIN) -m pip --disable-pip-version-check install -c constraints.txt
 
 # The native kernel: its sources, and where CMake of the environment builds it.
-NATIVE := native/CMakeLists.txt $(wildcard native/src/*)
+NATIVE := native/CMakeLists.txt native/exports.map $(wildcard native/src/*)
 BUILD  := build/native
 CMAKE  := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake
 CTEST  := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" ctest
