@@ -7,6 +7,8 @@ from engines import CHOSEN, ENGINES, LIGHT_CONES, STATE_VECTOR, everything
 from random_cases import samples
 
 from qpeft.circuits import Circuit, Gate, Input, Weight, qtha_block, rotation_cnot_ring, simplified_two_design
+from qpeft.errors import InputError
+from qpeft.simulators.native import NativeEngine
 
 MIXED = Circuit(
     3,
@@ -184,9 +186,16 @@ def test_the_same_bits_again(engine, circuit, threads):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @each
-def test_bad_angles_spoil_their_own_samples_only(engine, circuit, value):
+def test_bad_angles_are_refused_or_spoil_their_own_samples_only(engine, circuit, value):
     built = engine.build(circuit)
     inputs, weights, cotangent = samples(circuit, 20)
+    if engine is CHOSEN or isinstance(built, NativeEngine):
+        bad = inputs.clone()
+        bad[2, 0] = value
+        for angles in ((bad, weights), (inputs, weights * value)):
+            with pytest.raises(InputError, match="must be finite numbers of radians"):
+                built.evaluate(*angles)
+        return
     good, to_inputs, _ = everything(built, inputs, weights, cotangent)
     inputs[2, 0] = value
     outputs, changed, to_weights = everything(built, inputs, weights, cotangent)

@@ -91,7 +91,7 @@ def circuit(request, monkeypatch):
     """A circuit that each engine can run, with that engine behind the operators."""
     engine = request.param
     if engine is not CHOSEN:
-        monkeypatch.setattr(exact, "_engine", lambda key: engine.build(Circuit.from_key(key)))
+        monkeypatch.setattr(exact, "engine", lambda key, device="cpu": engine.build(Circuit.from_key(key)))
     return rotation_cnot_ring(3, 2)
 
 

@@ -1,48 +1,52 @@
-r"""Exact expectations ``<P_m>`` of a batch, differentiable for inputs and weights, in plain torch on any device.
+r"""Exact expectations ``<P_m>`` of a batch, differentiable for inputs and weights.
 
-Two engines share the work. Where every observable depends on few qubits and inputs enter only at the start, light
-cones are evaluated (:mod:`qpeft.simulators.lightcone`); else the whole state vector
-(:mod:`qpeft.simulators.statevector`). Both go through the batch in chunks that fit into the processor's cache, so
-memory is bounded whatever the batch is, and keep nothing for the backward pass except inputs and weights. Everything
-sits in two operators registered with torch, opaque to the compiler and to autograd, so compiled graphs, autocast and
-checkpointing just call them.
+Three engines share the work. On a processor it is the native kernel (:mod:`qpeft.simulators.native`). On other
+devices, and where nothing was compiled, it is plain torch: light cones where every observable depends on few qubits
+and inputs enter only at the start (:mod:`qpeft.simulators.lightcone`), else the whole state vector
+(:mod:`qpeft.simulators.statevector`). All go through the batch in pieces that fit into the processor's cache, so
+memory is bounded whatever the batch is, and keep nothing for the backward pass except inputs and weights.
 
-An angle that is NaN or infinite makes every expectation that depends on it NaN, for its own sample (inputs) or for the
-batch (weights); there is no check here, which would make the host wait for a GPU.
+Everything sits in two operators registered with torch, opaque to the compiler and to autocast. Code that runs eagerly
+reaches the same engines through an autograd function, which costs half the time per call.
+
+An angle that is NaN or infinite is an error, except on accelerators, where a check would make the host wait: there it
+makes every expectation that depends on it NaN.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from qpeft.circuits import Circuit
 from qpeft.errors import InputError
+from qpeft.simulators import native
 from qpeft.simulators.lightcone import LightConeEngine
 from qpeft.simulators.lowering import lower
 from qpeft.simulators.statevector import StateVectorEngine
 
-MAX_QUBITS = 20  # one complex64 state of 20 qubits takes 8 MiB, and the backward pass keeps one per step
+MAX_QUBITS = native.MAX_QUBITS
+_MAX_QUBITS_TORCH = 20  # one complex64 state of 20 qubits takes 8 MiB, and torch's backward pass keeps one per step
 
 
 def run(circuit: Circuit, inputs: Tensor, weights: Tensor) -> Tensor:
     """Evaluate a circuit for a batch of inputs.
 
     Args:
-        circuit: What to run, at most 20 qubits.
+        circuit: What to run, at most 24 qubits (20 without the native kernel).
         inputs: ``(batch, n_inputs)``, radians before the circuit's scales.
         weights: ``(n_weights,)``, radians, shared by the batch.
 
     Returns:
         Expectations ``(batch, n_observables)`` in [-1, 1] up to rounding: float64 if ``inputs`` are float64, else
-        float32. Differentiable once for inputs and weights. A NaN or infinite angle gives NaN
-        where an expectation depends on it.
+        float32. Differentiable once for inputs and weights.
 
     Raises:
-        InputError: A shape, dtype or device that does not fit, or too many qubits.
+        InputError: A shape, dtype or device that does not fit, too many qubits, or (on the processor) an angle that is
+            NaN or infinite.
     """
     if circuit.n_qubits > MAX_QUBITS:
         raise InputError(
@@ -65,30 +69,81 @@ def run(circuit: Circuit, inputs: Tensor, weights: Tensor) -> Tensor:
         raise InputError(f"inputs are on {inputs.device}, weights on {weights.device}; move them to one device.")
     if inputs.dtype != torch.float64:
         inputs = inputs.float()
+    if type(inputs) is Tensor and not torch.compiler.is_compiling():
+        return _Expectations.apply(inputs, weights, circuit.key)
     return torch.ops.qpeft.expectations(inputs, weights, circuit.key)
 
 
+class _Engine(Protocol):
+    def evaluate(self, inputs: Tensor, weights: Tensor) -> Tensor: ...
+
+    def differentiate(self, gradient: Tensor, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
 @lru_cache(maxsize=256)
-def _engine(key: str) -> LightConeEngine | StateVectorEngine:
+def engine(key: str, device: str = "cpu") -> _Engine:
+    """What runs a circuit, given by its key, on a type of device.
+
+    Raises:
+        InputError: Too many qubits for the engine at hand.
+    """
     circuit = Circuit.from_key(key)
+    if device == "cpu" and native.available():
+        return native.NativeEngine(circuit)
+    if circuit.n_qubits > _MAX_QUBITS_TORCH:
+        raise InputError(
+            f"{circuit.n_qubits} qubits need the native kernel, which is {native.description()}; without it the "
+            f"exact simulator holds at most {_MAX_QUBITS_TORCH}."
+        )
     cones = LightConeEngine.for_circuit(circuit)
     if cones is not None and cones.pays:
         return cones
     return StateVectorEngine(lower(circuit), circuit.n_inputs, circuit.n_weights)
 
 
-# Inside the operators autocast is off: it would turn the matrix products into half precision.
-@torch.library.custom_op("qpeft::expectations", mutates_args=())
-def _expectations(inputs: Tensor, weights: Tensor, circuit: str) -> Tensor:
+def _evaluate(inputs: Tensor, weights: Tensor, circuit: str) -> Tensor:
+    chosen = engine(circuit, inputs.device.type)
+    if isinstance(chosen, native.NativeEngine):
+        return chosen.evaluate(inputs, weights)
+    if inputs.device.type == "cpu":
+        for name, angles in (("inputs", inputs), ("weights", weights)):
+            if not angles.isfinite().all():
+                raise InputError(f"{name} hold NaN or infinity; angles must be finite numbers of radians.")
+    # Inside the operators autocast is off: it would turn the matrix products into half precision.
     with torch.autocast(inputs.device.type, enabled=False):
-        return _engine(circuit).evaluate(inputs, weights)
+        return chosen.evaluate(inputs, weights)
 
 
-@torch.library.custom_op("qpeft::expectations_backward", mutates_args=())
-def _expectations_backward(gradient: Tensor, inputs: Tensor, weights: Tensor, circuit: str) -> tuple[Tensor, Tensor]:
-    with torch.autocast(inputs.device.type, enabled=False):
-        to_inputs, to_weights = _engine(circuit).differentiate(gradient, inputs, weights)
+def _evaluate_backward(gradient: Tensor, inputs: Tensor, weights: Tensor, circuit: str) -> tuple[Tensor, Tensor]:
+    chosen = engine(circuit, inputs.device.type)
+    if isinstance(chosen, native.NativeEngine):
+        to_inputs, to_weights = chosen.differentiate(gradient, inputs, weights)
+    else:
+        with torch.autocast(inputs.device.type, enabled=False):
+            to_inputs, to_weights = chosen.differentiate(gradient, inputs, weights)
     return to_inputs, to_weights.to(weights.dtype)
+
+
+class _Expectations(torch.autograd.Function):
+    """The operators below for code that runs eagerly."""
+
+    @staticmethod
+    def forward(inputs: Tensor, weights: Tensor, circuit: str) -> Tensor:
+        return _evaluate(inputs, weights, circuit)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
+        _keep(ctx, inputs, output)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        inputs, weights = ctx.saved_tensors
+        return *_evaluate_backward(gradient, inputs, weights, ctx.circuit), None
+
+
+_expectations = torch.library.custom_op("qpeft::expectations", _evaluate, mutates_args=())
+_expectations_backward = torch.library.custom_op("qpeft::expectations_backward", _evaluate_backward, mutates_args=())
 
 
 @_expectations.register_fake

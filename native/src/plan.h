@@ -1,0 +1,110 @@
+// A plan: one circuit as the kernels execute it. Built once from the numbers that simulators/plan.py writes.
+//
+// A plan has angles (affine functions of inputs and weights), parts (small state vectors that are evaluated on their
+// own) and outputs (each a product of values measured on parts). A part is a product state, a list of operations and
+// the values measured at the end. All of it refers to *slots*, the places of amplitudes in memory: permutations of
+// basis states (CNOT, X, SWAP) have been turned into other slots and cost nothing.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace qpeft {
+
+// alpha = constant + sum inputs[i] c_i + sum weights[k] c_k; a plan's shared angles come first.
+struct Angle {
+  double constant;
+  int n_inputs, n_weights;
+  const int64_t *inputs, *weights;
+  const double *input_factors, *weight_factors;
+};
+
+enum ChainKind { CHAIN_TURN = 0, CHAIN_PHASE = 1 };
+
+struct ChainElement {
+  int kind, angle;
+};
+
+// The single-qubit gates that act on one wire before anything entangles it.
+struct Chain {
+  int n_elements;
+  const ChainElement *elements;
+};
+
+enum OpKind {
+  OP_SIGNS,        // multiply by a constant table of +-1
+  OP_TABLE,        // multiply by exp(i phi(slot)), phi shared by all samples
+  OP_LANE_PHASE,   // multiply by exp(+-i alpha), alpha of each sample, sign by parity
+  OP_PASS,         // up to 4 commuting rotations [[cos, -sin], [sin, cos]] on pairs (slot, slot ^ flip)
+  OP_CONTROLLED,   // one such rotation where a parity is 1
+};
+
+struct PhaseTerm {
+  uint32_t mask;
+  int angle;
+  double sign;
+};
+
+struct Turn {
+  int angle;
+  uint32_t flip, parity;  // pairs are (s, s ^ flip); the element with parity(s & parity) == odd comes first
+  int odd;
+};
+
+struct Op {
+  int kind;
+  bool complex_in, complex_out;
+  int n_terms;  // OP_TABLE, OP_LANE_PHASE
+  const PhaseTerm *terms;
+  int table;  // OP_TABLE, OP_SIGNS: number of its table
+  int radix;  // OP_PASS: log2 of the amplitudes that a group holds, the number of turns
+  const Turn *turns;
+  const uint32_t *bases;  // OP_PASS: first slot of each group. OP_CONTROLLED: first slot of each pair
+  uint32_t n_bases;
+  uint32_t offsets[16];  // OP_PASS: slot of a group's member is base ^ offset
+  uint32_t control;      // OP_CONTROLLED
+  int control_odd;
+  // Where the backward pass finds the state. Boundary b is the state after b operations.
+  bool gradient_after;  // OP_PASS, OP_CONTROLLED: its gradient uses the state after it, not the one before
+};
+
+// A measured Pauli string: sign * sum_s i^n_y (-1)^{parity(s & signs)} conj(psi[s ^ flips]) psi[s].
+struct Value {
+  uint32_t flips, signs;
+  int n_y;
+  double sign;
+  int basis_bit;  // >= 0: this bit of the measuring order carries it; -1: summed on its own
+};
+
+struct Part {
+  int n_qubits;
+  const Chain *chains;   // by bit of the slot, lowest first
+  bool complex_product;  // whether a chain holds phases
+  bool complex_end;      // whether the state is complex when measured
+  int n_ops;
+  const Op *ops;
+  int n_values, first_value;
+  const Value *values;
+  int basis_rank;         // number of values carried by bits of the measuring order
+  const uint32_t *order;  // slot measured at each place of that order
+  int n_signs_values;  // values with basis_bit < 0
+  // History for the backward pass, in state buffers of 2 * 2^n_qubits vectors.
+  int n_buffers;
+  const int *buffer_of;  // boundary -> buffer that holds it, or -1 where it has to be computed back
+  int max_chain;
+};
+
+struct Plan {
+  int n_inputs, n_weights, n_outputs, n_angles, n_shared, n_parts, n_values, n_tables;
+  const Angle *angles;
+  const Part *parts;
+  // outputs in compressed rows: output m is the product of values factor[row[m]] ... factor[row[m + 1] - 1]
+  const int64_t *row, *factor;
+  bool simple_outputs;    // output m is value m, for every m
+  bool probabilities;     // outputs are |psi|^2 of the only part instead of values
+  bool by_amplitudes;     // lanes are amplitudes of one sample instead of samples
+  size_t *table_offsets;  // in elements of cos or sin
+  size_t table_size;
+  int max_qubits;
+};
+
+}  // namespace qpeft

@@ -1,0 +1,608 @@
+"""From a circuit to a plan of the native kernel: small state vectors, whose amplitudes never move.
+
+The program of :mod:`qpeft.simulators.lowering` is rewritten in three ways before the kernel sees it:
+
+* *Frames.* A permutation of basis states (CNOT, X, SWAP) is affine over GF(2), so it only changes which amplitude a
+  place in memory (a slot) stands for. Later rotations then act on pairs ``(s, s ^ flip)`` whose first element is told
+  by a parity of ``s``, later phases have other masks, and measured strings have other signs; the permutation is gone,
+  and phases on both sides of it add up.
+* *Chains.* Gates on a wire that nothing has entangled yet act on that wire's two amplitudes alone.
+* *Parts.* Wires which no remaining step connects are independent: a measured string is the product of its parts on
+  them. A circuit may also be cut into the light cones of its observables, if that costs less.
+
+The native sources (``native/src/plan.h``) say what the numbers of a plan mean. Wire 0 is the most significant bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpeft.circuits import Circuit, Gate, Observable
+from qpeft.simulators.lightcone import find_cone
+from qpeft.simulators.lowering import (
+    ControlledTurn,
+    Expression,
+    PauliMask,
+    Permutation,
+    Phase,
+    Program,
+    Turn,
+    lower_gates,
+)
+
+SAMPLE_QUBITS = 12  # from here on a block of samples no longer fits the cache, and amplitudes go into the lanes
+_HISTORY_BYTES = 4 << 20  # states that the backward pass of one thread may keep
+
+_SIGNS, _TABLE, _LANE_PHASE, _PASS, _CONTROLLED = range(5)
+_CHAIN_TURN, _CHAIN_PHASE = range(2)
+
+
+@dataclass(frozen=True)
+class KernelSizes:
+    """What a plan needs to know about the kernel that will run it."""
+
+    vector_bytes: int
+    max_radix: int
+
+
+@dataclass
+class _Rotation:
+    """RY by ``angle`` on pairs ``(s, s ^ flip)``; first is the element with ``parity(s & parity) == odd``."""
+
+    angle: Expression
+    flip: int
+    parity: int
+    odd: int
+
+
+@dataclass
+class _Rotations:
+    """Rotations of different wires, which commute."""
+
+    turns: list[_Rotation]
+
+
+@dataclass
+class _Controlled:
+    """A rotation where ``parity(s & control) != control_odd``."""
+
+    turn: _Rotation
+    control: int
+    control_odd: int
+
+
+@dataclass
+class _Phases:
+    """``exp(i sum_m terms[m] (-1)^{parity(s & m)})``."""
+
+    terms: dict[int, Expression]
+
+
+_Step = _Rotations | _Controlled | _Phases
+
+
+def make_plan(
+    circuit: Circuit, sizes: KernelSizes, probabilities: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The numbers of a circuit's plan.
+
+    Args:
+        circuit: The circuit.
+        sizes: Of the kernel that will run it.
+        probabilities: Whether the outputs are the ``2**n_qubits`` probabilities instead of the observables.
+
+    Returns:
+        Whole numbers and real numbers, for ``qpeft_plan_create``.
+    """
+    whole = _Pieces(circuit.n_qubits, lower_gates(circuit.n_qubits, circuit.gates, circuit.observables), probabilities)
+    everything = list(range(circuit.n_observables))
+    chosen = [(whole, everything)]
+    if not probabilities:
+        cones = _cones(circuit)
+        if sum(pieces.cost() for pieces, _ in cones) < whole.cost():
+            chosen = cones
+    by_amplitudes = max(part.n_bits for pieces, _ in chosen for part in pieces.parts) > SAMPLE_QUBITS
+    if by_amplitudes:  # one state vector at a time; cones and parts do not pay where the largest of them is that large
+        program = lower_gates(circuit.n_qubits, circuit.gates, circuit.observables)
+        chosen = [(_Pieces(circuit.n_qubits, program, probabilities, split=False), everything)]
+    return _Writer(circuit, sizes, by_amplitudes, probabilities, chosen).write()
+
+
+def _cones(circuit: Circuit) -> list[tuple[_Pieces, list[int]]]:
+    """The light cones of the observables; observables with one and the same cone stay together."""
+    groups: dict[tuple[tuple[int, ...], tuple[Gate, ...]], list[int]] = {}
+    for place, observable in enumerate(circuit.observables):
+        wires, gates = find_cone(circuit, observable)
+        groups.setdefault((tuple(sorted(wires)), tuple(gates)), []).append(place)
+    result = []
+    for (cone, inside), places in groups.items():
+        number = {wire: k for k, wire in enumerate(cone)}
+        moved = [replace(gate, wires=tuple(number[wire] for wire in gate.wires)) for gate in inside]
+        observables = [
+            Observable(" ".join(f"{letter}{number[wire]}" for letter, wire in circuit.observables[place].paulis))
+            for place in places
+        ]
+        result.append((_Pieces(len(number), lower_gates(len(number), moved, observables), False), places))
+    return result
+
+
+# --- frames -------------------------------------------------------------------------------------------------------
+
+
+class _Frame:
+    """Slots: logical bit ``i`` of slot ``s`` is ``parity(s & rows[i]) ^ odd[i]``."""
+
+    def __init__(self, n_bits: int) -> None:
+        self.n_bits = n_bits
+        self.rows = [1 << i for i in range(n_bits)]
+        self.odd = [0] * n_bits
+        self.columns = [1 << i for i in range(n_bits)]  # flip of a slot that flips logical bit i
+
+    def permute(self, step: Permutation) -> None:
+        rows, odd = [0] * self.n_bits, [step.offset >> i & 1 for i in range(self.n_bits)]
+        for j, image in enumerate(step.columns):
+            for i in range(self.n_bits):
+                if image >> i & 1:
+                    rows[i] ^= self.rows[j]
+                    odd[i] ^= self.odd[j]
+        self.rows, self.odd, self.columns = rows, odd, _inverse_columns(rows)
+
+    def parity(self, mask: int) -> tuple[int, int]:
+        """The parity of logical bits as ``(mask, odd)`` of slots."""
+        slots = odd = 0
+        for i in _bits(mask):
+            slots ^= self.rows[i]
+            odd ^= self.odd[i]
+        return slots, odd
+
+    def rotation(self, wire: int, angle: Expression) -> _Rotation:
+        bit = self.n_bits - 1 - wire
+        return _Rotation(angle, self.columns[bit], self.rows[bit], self.odd[bit])
+
+    def flip(self, mask: int) -> int:
+        slots = 0
+        for i in _bits(mask):
+            slots ^= self.columns[i]
+        return slots
+
+    def slots(self) -> NDArray[np.int64]:
+        """Slot of every logical basis state."""
+        return _combinations(self.columns, self.flip(sum(odd << i for i, odd in enumerate(self.odd))))
+
+
+def _bits(mask: int) -> Iterable[int]:
+    return (i for i in range(mask.bit_length()) if mask >> i & 1)
+
+
+def _combinations(vectors: list[int], start: int = 0) -> NDArray[np.int64]:
+    """Exclusive ors of all subsets of ``vectors``, numbered by the bits of their place."""
+    result = np.array([start], dtype=np.int64)
+    for vector in vectors:
+        result = np.concatenate([result, result ^ vector])
+    return result
+
+
+def _inverse_columns(rows: list[int]) -> list[int]:
+    """Columns of the inverse over GF(2) of an invertible matrix given by its rows."""
+    n = len(rows)
+    work = [(row, 1 << i) for i, row in enumerate(rows)]
+    for i in range(n):
+        pivot = next(k for k in range(i, n) if work[k][0] >> i & 1)
+        work[i], work[pivot] = work[pivot], work[i]
+        for k in range(n):
+            if k != i and work[k][0] >> i & 1:
+                work[k] = (work[k][0] ^ work[i][0], work[k][1] ^ work[i][1])
+    inverse_rows = [inverse for _, inverse in work]
+    return [sum((inverse_rows[i] >> j & 1) << i for i in range(n)) for j in range(n)]
+
+
+# --- pieces -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Part:
+    n_bits: int
+    chains: list[list[tuple[int, Expression]]]
+    steps: list[_Step]
+    values: list[PauliMask] = field(default_factory=list)
+    order: NDArray[np.int64] | None = None  # for probabilities: slot of every basis state
+
+    def value(self, mask: PauliMask) -> int:
+        """Number of a measured string in this part, which is added if it is new."""
+        if mask not in self.values:
+            self.values.append(mask)
+        return self.values.index(mask)
+
+    @property
+    def complex_product(self) -> bool:
+        return any(kind == _CHAIN_PHASE for chain in self.chains for kind, _ in chain)
+
+    def cost(self) -> float:
+        """Vector operations of a forward pass, roughly."""
+        d = 1 << self.n_bits
+        cost = 150.0 + 20 * sum(map(len, self.chains)) + (8 if self.complex_product else 2) * d
+        planes = 2 if self.complex_product else 1
+        for step in self.steps:
+            match step:
+                case _Rotations():
+                    sweeps = math.ceil(len(step.turns) / 4)
+                    cost += planes * d * (len(step.turns) + 2 * sweeps) + 30 * sweeps
+                case _Controlled():
+                    cost += planes * d * 3 + 30
+                case _Phases():
+                    lanes = sum(1 for e in step.terms.values() if e.inputs)
+                    cost += d * (6 + 6 * lanes) + 30
+                    planes = 2
+        return cost + 3 * planes * d
+
+
+class _Pieces:
+    """A program as parts, and each of its observables as a sign and factors ``(part, value)``."""
+
+    def __init__(self, n_bits: int, program: Program, probabilities: bool, split: bool = True) -> None:
+        frame = _Frame(n_bits)
+        steps: list[_Step] = []
+        for step in program.steps:
+            match step:
+                case Permutation():
+                    frame.permute(step)
+                case Phase():
+                    phases = steps[-1] if steps and isinstance(steps[-1], _Phases) else _Phases({})
+                    for mask, expression in step.terms.items():
+                        slots, odd = frame.parity(mask)
+                        if slots:  # the rest is a global phase
+                            phases.terms.setdefault(slots, Expression()).add(expression, -1.0 if odd else 1.0)
+                    if phases.terms and (not steps or steps[-1] is not phases):
+                        steps.append(phases)
+                case Turn():
+                    turns = [frame.rotation(wire, e) for wire, e in sorted(step.angles.items(), reverse=True)]
+                    if turns:
+                        steps.append(_Rotations(turns))
+                case ControlledTurn():
+                    control = n_bits - 1 - step.control
+                    turn = frame.rotation(step.target, step.angle)
+                    steps.append(_Controlled(turn, frame.rows[control], frame.odd[control]))
+        chains: list[list[tuple[int, Expression]]] = []
+        for bit in range(n_bits):
+            expression = program.initial[n_bits - 1 - bit]
+            is_zero = expression.is_constant and expression.constant == 0.0
+            chains.append([] if is_zero else [(_CHAIN_TURN, expression)])
+        steps = _fold_chains(chains, steps)
+        measured = [] if probabilities else [_in_frame(string, frame) for string in program.observables]
+        components = [(1 << n_bits) - 1]
+        if split and not probabilities:
+            components = _components(n_bits, steps)
+        self.parts: list[_Part] = []
+        self.factors: list[list[tuple[int, int]]] = []  # of each observable: parts and numbers of values in them
+        if probabilities:
+            self.parts.append(_Part(n_bits, chains, steps, order=frame.slots()))
+        by_component: dict[int, int] = {}
+        for string in measured:
+            factors: list[tuple[int, int]] = []
+            touched = [component for component in components if (string.flips | string.signs) & component]
+            restricted = [(_squeeze(string.flips, c), _squeeze(string.signs, c)) for c in touched]
+            # i^n_y is shared out so that each factor is a Pauli string; what is left over is a sign.
+            left = string.n_y - sum((flips & signs).bit_count() for flips, signs in restricted)
+            sign = -string.sign if left % 4 == 2 else string.sign
+            for component, (flips, signs) in zip(touched, restricted, strict=True):
+                if component not in by_component:
+                    by_component[component] = len(self.parts)
+                    self.parts.append(_restrict(component, n_bits, chains, steps))
+                part = by_component[component]
+                n_y = (flips & signs).bit_count() % 4
+                factors.append((part, self.parts[part].value(PauliMask(flips, signs, n_y, sign))))
+                sign = 1
+            self.factors.append(factors)
+
+    def cost(self) -> float:
+        return sum(part.cost() for part in self.parts)
+
+
+def _in_frame(mask: PauliMask, frame: _Frame) -> PauliMask:
+    signs, odd = frame.parity(mask.signs)
+    return PauliMask(frame.flip(mask.flips), signs, mask.n_y, -mask.sign if odd else mask.sign)
+
+
+def _fold_chains(chains: list[list[tuple[int, Expression]]], steps: list[_Step]) -> list[_Step]:
+    """Move what acts on single wires that nothing has entangled yet into their chains; returns the rest."""
+    open_bits = (1 << len(chains)) - 1
+    rest: list[_Step] = []
+    for step in steps:
+        match step:
+            case _Rotations():
+                kept = [k for k, turn in enumerate(step.turns) if not _is_open(turn.flip | turn.parity, open_bits)]
+                for k, turn in enumerate(step.turns):
+                    if k not in kept:
+                        angle = Expression()
+                        angle.add(turn.angle, -1.0 if turn.odd else 1.0)
+                        chains[turn.flip.bit_length() - 1].append((_CHAIN_TURN, angle))
+                if not kept:
+                    continue
+                step = _Rotations([step.turns[k] for k in kept])
+                for turn in step.turns:
+                    open_bits &= ~(turn.flip | turn.parity)
+            case _Controlled():
+                open_bits &= ~(step.turn.flip | step.turn.parity | step.control)
+            case _Phases():
+                if all(_is_open(mask, open_bits) for mask in step.terms):
+                    for mask, expression in step.terms.items():
+                        chains[mask.bit_length() - 1].append((_CHAIN_PHASE, expression))
+                    continue
+                for mask in step.terms:
+                    open_bits &= ~mask
+        rest.append(step)
+    return rest
+
+
+def _is_open(mask: int, open_bits: int) -> bool:
+    return mask.bit_count() == 1 and bool(mask & open_bits)
+
+
+def _step_masks(step: _Step) -> list[int]:
+    match step:
+        case _Rotations():
+            return [turn.flip | turn.parity for turn in step.turns]
+        case _Controlled():
+            return [step.turn.flip | step.turn.parity | step.control]
+        case _Phases():
+            return list(step.terms)
+
+
+def _components(n_bits: int, steps: list[_Step]) -> list[int]:
+    """Sets of bits that the steps connect, as masks."""
+    components = [1 << i for i in range(n_bits)]
+    for step in steps:
+        for mask in _step_masks(step):
+            joined = sum(component for component in components if component & mask)
+            components = [component for component in components if not component & mask] + [joined]
+    return sorted(components)
+
+
+def _squeeze(mask: int, component: int) -> int:
+    """The bits of a mask inside a component, moved together."""
+    return sum((mask >> bit & 1) << k for k, bit in enumerate(_bits(component)))
+
+
+def _restrict(component: int, n_bits: int, chains: list[list[tuple[int, Expression]]], steps: list[_Step]) -> _Part:
+    if component == (1 << n_bits) - 1:
+        return _Part(n_bits, chains, steps)
+
+    def squeezed(turn: _Rotation) -> _Rotation:
+        return replace(turn, flip=_squeeze(turn.flip, component), parity=_squeeze(turn.parity, component))
+
+    kept: list[_Step] = []
+    for step in steps:
+        match step:
+            case _Rotations():
+                turns = [squeezed(turn) for turn in step.turns if turn.flip & component]
+                if turns:
+                    kept.append(_Rotations(turns))
+            case _Controlled():
+                if step.control & component:
+                    kept.append(_Controlled(squeezed(step.turn), _squeeze(step.control, component), step.control_odd))
+            case _Phases():
+                terms = {_squeeze(mask, component): e for mask, e in step.terms.items() if mask & component}
+                if terms:
+                    kept.append(_Phases(terms))
+    return _Part(component.bit_count(), [chains[bit] for bit in _bits(component)], kept)
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Operation:
+    """One operation of the kernel: its kind, whether the state is complex before and after it, and its numbers."""
+
+    kind: int
+    complex_in: bool
+    complex_out: bool
+    numbers: list[int]
+    gradient_after: bool = False
+
+
+class _Writer:
+    """Writes a plan in the order in which the kernel reads it."""
+
+    def __init__(
+        self,
+        circuit: Circuit,
+        sizes: KernelSizes,
+        by_amplitudes: bool,
+        probabilities: bool,
+        chosen: list[tuple[_Pieces, list[int]]],
+    ) -> None:
+        self.circuit = circuit
+        self.sizes = sizes
+        self.by_amplitudes = by_amplitudes
+        self.probabilities = probabilities
+        self.chosen = chosen
+        self.angles: dict[tuple[object, ...], Expression] = {}
+        self.numbers_of_angles: dict[tuple[object, ...], int] = {}
+
+    def write(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        self._parts()  # once to meet all angles; their numbers are known after that
+        keys = sorted(self.angles, key=lambda key: bool(self.angles[key].inputs))
+        self.numbers_of_angles = {key: number for number, key in enumerate(keys)}
+        ints = [self.circuit.n_inputs, self.circuit.n_weights, self.by_amplitudes, self.probabilities]
+        numbers: list[float] = []
+        ints += [sum(1 for key in keys if not self.angles[key].inputs), len(keys)]
+        for key in keys:
+            angle = self.angles[key]
+            numbers.append(angle.constant)
+            for coefficients in (angle.inputs, angle.weights):
+                ints += [len(coefficients), *coefficients]
+                numbers += coefficients.values()
+        ints += self._parts()
+        ints += self._outputs()
+        return np.array(ints, dtype=np.int64), np.array(numbers, dtype=np.float64)
+
+    def _angle(self, expression: Expression, factor: float = 1.0) -> int:
+        angle = Expression()
+        angle.add(expression, factor)
+        key = (angle.constant, tuple(sorted(angle.inputs.items())), tuple(sorted(angle.weights.items())))
+        self.angles.setdefault(key, angle)
+        return self.numbers_of_angles.get(key, 0)
+
+    def _outputs(self) -> list[int]:
+        if self.probabilities:
+            return [1 << self.circuit.n_qubits, *[0] * (1 << self.circuit.n_qubits)]
+        outputs: list[list[int]] = [[] for _ in range(self.circuit.n_observables)]
+        first = 0
+        for pieces, places in self.chosen:
+            firsts = []
+            for part in pieces.parts:
+                firsts.append(first)
+                first += len(part.values)
+            for place, factors in zip(places, pieces.factors, strict=True):
+                outputs[place] = [firsts[part] + value for part, value in factors]
+        return [len(outputs), *(number for factors in outputs for number in (len(factors), *factors))]
+
+    def _parts(self) -> list[int]:
+        parts = [part for pieces, _ in self.chosen for part in pieces.parts]
+        return [len(parts), *(number for part in parts for number in self._part(part))]
+
+    def _part(self, part: _Part) -> list[int]:
+        operations = self._operations(part)
+        complex_end = operations[-1].complex_out if operations else part.complex_product
+        ints = [part.n_bits, part.complex_product, complex_end]
+        for chain in part.chains:
+            ints.append(len(chain))
+            for kind, expression in chain:
+                ints += [kind, self._angle(expression, 0.5 if kind == _CHAIN_TURN else 1.0)]
+        buffers = self._buffers(part, operations)
+        ints.append(len(operations))
+        for operation in operations:
+            flags = [operation.kind, operation.complex_in, operation.complex_out, operation.gradient_after]
+            ints += [*flags, *operation.numbers]
+        ints += buffers
+        bits, order = ({}, part.order) if part.order is not None else _measuring_order(part)
+        if self.by_amplitudes and not self.probabilities:
+            bits, order = {}, np.empty(0, dtype=np.int64)
+        ints.append(len(part.values))
+        for number, value in enumerate(part.values):
+            ints += [value.flips, value.signs, value.n_y, value.sign < 0, bits.get(number, -1)]
+        return [*ints, len(bits), len(order), *order.tolist()]
+
+    def _operations(self, part: _Part) -> list[_Operation]:
+        operations: list[_Operation] = []
+        is_complex = part.complex_product
+        for step in part.steps:
+            match step:
+                case _Rotations():
+                    for turns in self._sweeps(step.turns):
+                        numbers = [len(turns), *(n for turn in turns for n in self._turn(turn))]
+                        bases = self._bases(part.n_bits, turns)
+                        numbers += [len(bases), *bases.tolist()]
+                        operations.append(_Operation(_PASS, is_complex, is_complex, numbers))
+                case _Controlled():
+                    bases = self._bases(part.n_bits, [step.turn], step)
+                    numbers = [1, *self._turn(step.turn), step.control, step.control_odd, len(bases), *bases.tolist()]
+                    operations.append(_Operation(_CONTROLLED, is_complex, is_complex, numbers))
+                case _Phases():
+                    lanes = {mask: e for mask, e in step.terms.items() if e.inputs}
+                    shared = {mask: e for mask, e in step.terms.items() if not e.inputs}
+                    if shared and not lanes and (signs := _as_signs(part.n_bits, shared)):
+                        operations.append(_Operation(_SIGNS, is_complex, is_complex, self._terms(signs)))
+                        continue
+                    for kind, terms in ((_TABLE, shared), (_LANE_PHASE, lanes)):
+                        if terms:
+                            operations.append(_Operation(kind, is_complex, True, self._terms(terms)))
+                            is_complex = True
+        return operations
+
+    def _sweeps(self, turns: list[_Rotation]) -> list[list[_Rotation]]:
+        """As few sweeps as hold them, of about equal size."""
+        if self.by_amplitudes:
+            return [turns]
+        n_sweeps = math.ceil(len(turns) / self.sizes.max_radix)
+        return [turns[len(turns) * k // n_sweeps : len(turns) * (k + 1) // n_sweeps] for k in range(n_sweeps)]
+
+    def _turn(self, turn: _Rotation) -> list[int]:
+        return [self._angle(turn.angle, 0.5), turn.flip, turn.parity, turn.odd]
+
+    def _terms(self, terms: dict[int, Expression]) -> list[int]:
+        return [len(terms), *(n for mask, e in terms.items() for n in (mask, self._angle(e), 0))]
+
+    def _bases(self, n_bits: int, turns: list[_Rotation], controlled: _Controlled | None = None) -> NDArray[np.int64]:
+        if self.by_amplitudes:
+            return np.empty(0, dtype=np.int64)
+        chosen = np.ones(1 << n_bits, dtype=bool)
+        for turn in turns:
+            chosen &= _parities(n_bits, turn.parity) == turn.odd
+        if controlled is not None:
+            chosen &= _parities(n_bits, controlled.control) != controlled.control_odd
+        return np.flatnonzero(chosen)
+
+    def _buffers(self, part: _Part, operations: list[_Operation]) -> list[int]:
+        """Decides which states the backward pass finds kept; boundary ``b`` is the state after ``b`` operations.
+
+        An operation is differentiated with the state before it or the one after it, so about every second is kept.
+        Where they are too many, the earliest are computed back.
+        """
+        stored = {0}  # the product state has memory of its own
+        for i, operation in enumerate(operations):
+            if operation.kind == _SIGNS:
+                continue
+            becomes_complex = operation.complex_out and not operation.complex_in
+            operation.gradient_after = i not in stored and not becomes_complex
+            stored.add(i + operation.gradient_after)
+        stored.add(len(operations))
+        stored.discard(0)
+        lanes = 1 if self.by_amplitudes else self.sizes.vector_bytes // 4
+        most = max(2, _HISTORY_BYTES // (8 * lanes << part.n_bits))
+        kept = sorted(stored)[-most:]
+        places = []
+        for boundary in range(len(operations) + 1):
+            buffer = sum(1 for b in kept if b < boundary)  # of the next kept boundary
+            places.append(buffer if boundary in kept else -1 - buffer)
+        return [max(1, len(kept)), *places]
+
+
+def _parities(n_bits: int, mask: int) -> NDArray[np.int64]:
+    """``parity(s & mask)`` of all slots."""
+    return _combinations([mask >> bit & 1 for bit in range(n_bits)])
+
+
+def _as_signs(n_bits: int, terms: dict[int, Expression]) -> dict[int, Expression] | None:
+    """The same phases with a global phase that makes all factors ±1, if there is one."""
+    if n_bits > 16 or not all(e.is_constant for e in terms.values()):
+        return None
+    phases = np.zeros(1 << n_bits)
+    for mask, expression in terms.items():
+        phases += expression.constant * (1 - 2 * _parities(n_bits, mask))
+    if not np.allclose(np.sin(phases - phases[0]), 0.0, atol=1e-12):
+        return None
+    return {**terms, 0: Expression(-float(phases[0]))}
+
+
+def _measuring_order(part: _Part) -> tuple[dict[int, int], NDArray[np.int64]]:
+    """Slots in an order in which measured Z strings are signs of single bits of the place.
+
+    Returns the bit of each value that has one (as many as are independent), and the slots.
+    """
+    rows: list[int] = []
+    reduced: list[int] = []  # in echelon form
+    bits: dict[int, int] = {}
+
+    def add(mask: int) -> bool:
+        for row in reduced:
+            mask = min(mask, mask ^ row)
+        if mask:
+            reduced.append(mask)
+            reduced.sort(reverse=True)
+        return bool(mask)
+
+    for number, value in enumerate(part.values):
+        if not value.flips and add(value.signs):
+            bits[number] = len(rows)
+            rows.append(value.signs)
+    if not rows:
+        return {}, np.empty(0, dtype=np.int64)
+    rows += [1 << bit for bit in range(part.n_bits) if add(1 << bit)]
+    return bits, _combinations(_inverse_columns(rows))
