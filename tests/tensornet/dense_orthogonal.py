@@ -14,6 +14,7 @@ FIXED = {
 ZERO = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
 ONE = IDENTITY - ZERO
 RAISE = torch.tensor([[0.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+LOWER = RAISE.T.contiguous()
 
 
 def on_wires(matrices: dict[int, Tensor], n_qubits: int) -> Tensor:
@@ -28,14 +29,14 @@ def gate_matrix(gate: Gate, weights: Tensor, n: int) -> Tensor:
         return on_wires({gate.wires[0]: FIXED[gate.name]}, n)
     if gate.name == "SWAP":
         a, b = gate.wires
-        flips = on_wires({a: RAISE, b: RAISE.T}, n)
+        flips = on_wires({a: RAISE, b: LOWER}, n)
         return on_wires({a: ZERO, b: ZERO}, n) + on_wires({a: ONE, b: ONE}, n) + flips + flips.T
     if gate.name in ("CNOT", "CZ"):
         target = FIXED[{"CNOT": "X", "CZ": "Z"}[gate.name]]
     else:
         angle = gate.angle.scale * weights[gate.angle.index] if isinstance(gate.angle, Weight) else gate.angle
         half = torch.as_tensor(angle, dtype=torch.float64) / 2
-        target = half.cos() * IDENTITY + half.sin() * (RAISE - RAISE.T)
+        target = half.cos() * IDENTITY + half.sin() * (RAISE - LOWER)
     if len(gate.wires) == 1:
         return on_wires({gate.wires[0]: target}, n)
     return on_wires({gate.wires[0]: ZERO}, n) + on_wires({gate.wires[0]: ONE, gate.wires[1]: target}, n)

@@ -27,6 +27,8 @@ from qpeft.tensornet.orthogonal_plan import Block, Moment, Plan, Primitive, sign
 _CHUNK_NUMBERS = 1 << 17
 _CHUNK_NUMBERS_GPU = 1 << 25
 
+Blocks = dict[int, Tensor]  # width w -> (blocks, 2**w, 2**w)
+
 
 class _Family:
     """All blocks of one width, built and differentiated together; shorter ones are filled up with identities."""
@@ -119,16 +121,16 @@ class _Chunk:
 class _BlockStep:
     """Multiplication with one block, number ``place`` of its family."""
 
-    def __init__(self, block: Block, n_qubits: int, family: int, place: int) -> None:
-        self.before, self.size = 1 << block.first, 1 << block.width
+    def __init__(self, block: Block, n_qubits: int, place: int) -> None:
+        self.before, self.width, self.size = 1 << block.first, block.width, 1 << block.width
         self.is_last = block.first + block.width == n_qubits
-        self.family, self.place = family, place
+        self.place = place
 
-    def forward(self, chunk: _Chunk, blocks: Sequence[Tensor]) -> None:
-        self._multiply(blocks[self.family][self.place], chunk)
+    def forward(self, chunk: _Chunk, blocks: Blocks) -> None:
+        self._multiply(blocks[self.width][self.place], chunk)
 
-    def inverse(self, chunk: _Chunk, blocks: Sequence[Tensor]) -> None:
-        self._multiply(blocks[self.family][self.place].t(), chunk)
+    def inverse(self, chunk: _Chunk, blocks: Blocks) -> None:
+        self._multiply(blocks[self.width][self.place].t(), chunk)
 
     def _multiply(self, matrix: Tensor, chunk: _Chunk) -> None:
         if self.is_last:
@@ -156,7 +158,7 @@ class _SignStep:
     ) -> None:
         self.signs = signed_permutation(gates, n_qubits)[1].view(-1, 1, inner).to(device, dtype)
 
-    def forward(self, chunk: _Chunk, blocks: Sequence[Tensor]) -> None:
+    def forward(self, chunk: _Chunk, blocks: Blocks) -> None:
         chunk.state.mul_(self.signs)
 
     inverse = forward
@@ -168,21 +170,20 @@ class OrthogonalEngine:
     def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
         self.n_qubits, self.device, self.dtype = plan.n_qubits, device, dtype
         self.inner = 1 << plan.widths[-1]
-        members: dict[int, list[Block]] = {width: [] for width in sorted({*plan.widths})}
-        families = list(members)
+        members: dict[int, list[Block]] = {}
         self.steps: list[_BlockStep | _SignStep] = []
         for layer in plan.layers:
             for block in layer.blocks:
-                family = members[block.width]
-                self.steps.append(_BlockStep(block, plan.n_qubits, families.index(block.width), len(family)))
+                family = members.setdefault(block.width, [])
+                self.steps.append(_BlockStep(block, plan.n_qubits, len(family)))
                 family.append(block)
             if layer.signs:
                 self.steps.append(_SignStep(layer.signs, plan.n_qubits, self.inner, device, dtype))
-        self.families = [_Family(blocks, plan.n_weights, device) for blocks in members.values() if blocks]
+        self.families = {width: _Family(blocks, plan.n_weights, device) for width, blocks in members.items()}
 
     def apply(self, weights: Tensor, x: Tensor, transpose: bool) -> Tensor:
         """Rows ``U x``, or ``Uᵀ x``: (n_weights,), (rows, 2**n) -> (rows, 2**n)"""
-        blocks = [family.products(weights.double())[-1].to(self.dtype) for family in self.families]
+        blocks = {width: products[-1].to(self.dtype) for width, products in self._products(weights).items()}
         result = torch.empty_like(x, memory_format=torch.contiguous_format)
         for rows, chunk in self._chunks(x.shape[0], 1):
             chunk.load(0, x[rows])
@@ -199,9 +200,9 @@ class OrthogonalEngine:
         With ``transpose`` vector and adjoint change places: the gradient is the vector that ``U`` is applied to, the
         output is its adjoint before the first step.
         """
-        products = [family.products(weights.double()) for family in self.families]
-        blocks = [product[-1].to(self.dtype) for product in products]
-        outers = [torch.zeros_like(product[-1]) for product in products]
+        products = self._products(weights)
+        blocks = {width: product[-1].to(self.dtype) for width, product in products.items()}
+        outers = {width: torch.zeros_like(product[-1]) for width, product in products.items()}
         to_x = torch.empty_like(gradient if needs_x else gradient[:0], memory_format=torch.contiguous_format)
         adjoint, vector = (output, gradient) if transpose else (gradient, output)
         for rows, chunk in self._chunks(gradient.shape[0], 2):
@@ -211,15 +212,19 @@ class OrthogonalEngine:
                 if transpose:
                     step.forward(chunk, blocks)
                 if isinstance(step, _BlockStep):
-                    outers[step.family][step.place] += step.outer_product(chunk)
+                    outers[step.width][step.place] += step.outer_product(chunk)
                 if not transpose:
                     step.inverse(chunk, blocks)
             if needs_x:
                 chunk.store(1 if transpose else 0, to_x[rows])
         to_weights = torch.zeros_like(weights, dtype=torch.float64)
-        for family, product, outer in zip(self.families, products, outers, strict=True):
-            to_weights += family.gradient(product, outer)
+        for width, family in self.families.items():
+            to_weights += family.gradient(products[width], outers[width])
         return to_x, to_weights
+
+    def _products(self, weights: Tensor) -> dict[int, Tensor]:
+        angles = weights.double()
+        return {width: family.products(angles) for width, family in self.families.items()}
 
     def _chunks(self, n_rows: int, parts: int) -> Iterator[tuple[slice, _Chunk]]:
         """Equal pieces of the rows, each with its arrays."""
