@@ -43,16 +43,29 @@ def test_equals_the_explicit_contraction(n_in, n_out, bond_dim):
     torch.testing.assert_close(mpo.apply_transposed(flat, rows), rows @ expected)
 
 
-def test_gradient_equals_that_of_the_explicit_contraction():
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("n_in", "n_out", "bond_dim"), [(24, 36, 3), (53, 30, 2)], ids=["even", "padded"])
+def test_gradient_equals_that_of_the_explicit_contraction(n_in, n_out, bond_dim, transposed):
     torch.manual_seed(1)
-    mpo, flat = random_mpo(24, 36, 3)
-    x = torch.randn(4, 24, dtype=torch.float64)
-    grads = []
-    for matrix in (lambda f: x @ explicit_matrix(mpo, f).T, lambda f: mpo.apply(f, x)):
-        leaf = flat.clone().requires_grad_()
-        matrix(leaf).square().sum().backward()
-        grads.append(leaf.grad)
+    mpo, flat = random_mpo(n_in, n_out, bond_dim)
+    x = torch.randn(4, n_out if transposed else n_in, dtype=torch.float64)
+    given = (x.requires_grad_(), flat.requires_grad_())
+
+    def explicit(x, flat):
+        matrix = explicit_matrix(mpo, flat)
+        return x @ (matrix if transposed else matrix.T)
+
+    apply = (lambda x, flat: mpo.apply_transposed(flat, x)) if transposed else (lambda x, flat: mpo.apply(flat, x))
+    grads = [torch.autograd.grad(f(*given).square().sum(), given) for f in (explicit, apply)]
     torch.testing.assert_close(grads[0], grads[1])
+
+
+def test_can_be_differentiated_twice():
+    torch.manual_seed(2)
+    mpo, flat = random_mpo(8, 6, 2)
+    x = torch.randn(2, 6, dtype=torch.float64)
+    given = (x.requires_grad_(), flat.requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda x, flat: mpo.apply_transposed(flat, x).sin(), given)
 
 
 def test_published_operator_has_full_rank_and_its_parameter_count():

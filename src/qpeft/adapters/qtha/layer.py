@@ -134,17 +134,27 @@ class QTHALayer(BaseTunerLayer):
         """The leaf that joins the branches and expands the bottleneck."""
         return cast(Decoder, self.qtha_decoder[adapter_name])
 
-    def adapter_output(self, adapter_name: str, x: Tensor) -> Tensor:
-        """What an adapter adds to the base layer's output, ``(..., in_features)`` to ``(..., out_features)``."""
-        encoder = self.encoder(adapter_name)
-        x = self._cast_input_dtype(x, encoder.weight.dtype)
-        z = encoder(self.qtha_dropout[adapter_name](x))  # (..., r)
+    def add_adapter(self, adapter_name: str, x: Tensor, y: Tensor) -> Tensor:
+        """Add an adapter's output to that of the base layer.
+
+        Args:
+            adapter_name: Name of the adapter.
+            x: Input of the layer, shape ``(..., in_features)``.
+            y: Output so far, shape ``(..., out_features)``; not changed.
+
+        Returns:
+            The sum, in the dtype of ``y``.
+        """
+        encoder, dropout = self.encoder(adapter_name), self.qtha_dropout[adapter_name]
+        if not isinstance(dropout, nn.Identity):
+            x = dropout(self._cast_input_dtype(x, encoder.weight.dtype))
+        z = encoder(x)  # (..., r)
         q = None
         if adapter_name in self.qtha_circuit:
             q = self.qtha_circuit[adapter_name](_scale_input(z, self.input_scale[adapter_name]))
         elif adapter_name in self.qtha_classical:
             q = self.qtha_classical[adapter_name](z)
-        return self.qtha_decoder[adapter_name](z, q, self.scaling[adapter_name])
+        return self.qtha_decoder[adapter_name](y, z, q, self.scaling[adapter_name])
 
     def is_linear(self, adapter_name: str) -> bool:
         """Whether the adapter adds a fixed matrix on this layer, so that it can be merged and exported exactly."""
@@ -201,9 +211,11 @@ class QTHALinear(nn.Module, QTHALayer):
         dtype = result.dtype
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
-        for adapter_name in self.active_adapters:
-            if adapter_name in self.qtha_encoder:
-                result = result + self.adapter_output(adapter_name, x)
+        names = [name for name in self.active_adapters if name in self.qtha_encoder]
+        if len(names) > 1:
+            result = result.to(torch.promote_types(dtype, torch.float32))  # so that the sum is rounded once
+        for name in names:
+            result = self.add_adapter(name, x, result)
         return result.to(dtype)
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:

@@ -3,7 +3,7 @@
     encoder    x (..., d_in)  -> z (..., r)               [MPO_A cores |] A
     circuit    z (..., r)     -> q (..., r)               angles; a :class:`qpeft.layer.QuantumLayer`
     classical  z (..., r)     -> q (..., r)               layer 1 matrix | bias | layer 2 matrix | bias | ...
-    decoder    z, q           -> dy (..., d_out)          [W_c |] [W_q |] B [| MPO_B cores]
+    decoder    y, z, q        -> y + s dy (..., d_out)    [W_c |] [W_q |] B [| MPO_B cores]
 
 Leaves with a ``weight`` are what peft's sharding policy wraps and what TRL copies into a reference model; parts of
 their own let the angles take their own learning rate. ``layout`` documents the order inside the flat vector.
@@ -16,12 +16,14 @@ LoRA.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qpeft.adapters.qtha.products import add_expanded, compress, product_dtype
 from qpeft.tensornet import MPO
 
 
@@ -52,12 +54,13 @@ class FlatModule(nn.Module):
     def __init__(self, layout: list[Slice]) -> None:
         super().__init__()
         self.layout = layout
-        self.weight = nn.Parameter(torch.empty(sum(part.size for part in layout)))
+        self._sizes = [part.size for part in layout]
+        self.weight = nn.Parameter(torch.empty(sum(self._sizes)))
         self._memory: tuple[Tensor, Tensor] | None = None  # (numbers, what was computed from them)
 
     def parts(self) -> dict[str, Tensor]:
         """Views of the parameter by name, in float32 whatever the parameter is kept in."""
-        pieces = self.weight.float().split([part.size for part in self.layout])
+        pieces = self.weight.float().split(self._sizes)
         return {part.name: piece.view(part.shape) for part, piece in zip(self.layout, pieces, strict=True)}
 
     def _remember(self, compute: Callable[[], Tensor]) -> Tensor:
@@ -76,16 +79,17 @@ class FlatModule(nn.Module):
 
     def _own_parts(self) -> Iterator[tuple[str, Tensor]]:
         """Views that write through to the parameter, for the initialisation."""
-        pieces = self.weight.data.split([part.size for part in self.layout])
+        pieces = self.weight.data.split(self._sizes)
         for part, piece in zip(self.layout, pieces, strict=True):
             yield part.name, piece.view(part.shape)
 
 
 def _full_precision(tensor: Tensor) -> AbstractContextManager:
     """Keep autocast away from the small contractions: their rounding would enter every token."""
-    if tensor.is_meta:
+    kind = tensor.device.type
+    if tensor.is_meta or not torch.is_autocast_enabled(kind):
         return nullcontext()
-    return torch.autocast(device_type=tensor.device.type, enabled=False)
+    return torch.autocast(device_type=kind, enabled=False)
 
 
 class Encoder(FlatModule):
@@ -121,9 +125,9 @@ class Encoder(FlatModule):
             return self.mpo.apply_transposed(parts["MPO_A"], parts["A"])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compress activations ``(..., in_features)`` of the parameter's dtype to ``(..., r)``."""
+        """Compress activations ``(..., in_features)`` to ``(..., r)``, in the parameter's dtype or autocast's."""
         matrix = self.matrix() if self.mpo is None else self._remember(self.matrix)
-        return F.linear(x, matrix.to(self.weight.dtype))
+        return compress(x, matrix, product_dtype(self.weight))
 
 
 class Decoder(FlatModule):
@@ -163,22 +167,19 @@ class Decoder(FlatModule):
 
     def expansion(self) -> Tensor:
         """``MPO_B B`` as one matrix in float32, shape ``(out_features, r)``."""
-        with _full_precision(self.weight):
-            parts = self.parts()
-            if self.mpo is None:
-                return parts["B"]
-            return self.mpo.apply(parts["MPO_B"], parts["B"].T).T
+        return self._expanding_rows(self.parts()).T
 
     def matrix(self) -> Tensor:
         """The map from the bottleneck through the linear branch alone, shape ``(out_features, r)``."""
         with _full_precision(self.weight):
             return self.expansion() @ self.parts()["W_c"]
 
-    def forward(self, z: Tensor, q: Tensor | None, scaling: float) -> Tensor:
-        """Join ``z`` and ``q``, both ``(..., r)``, into the adapter's output ``(..., out_features)``."""
-        dtype = self.weight.dtype
-        expansion = self.expansion() if self.mpo is None else self._remember(self.expansion)
-        parts = self.parts()
+    def forward(self, y: Tensor, z: Tensor, q: Tensor | None, scaling: float) -> Tensor:
+        """Join ``z`` and ``q``, both ``(..., r)``, and add ``scaling * dy`` to ``y`` of shape ``(..., d_out)``."""
+        dtype, parts = self.weight.dtype, self.parts()
+        expansion = (
+            self._expanding_rows(parts) if self.mpo is None else self._remember(partial(self._expanding_rows, parts))
+        )
         if q is None:
             u = F.linear(z, parts["W_c"].to(dtype))
         else:
@@ -186,7 +187,14 @@ class Decoder(FlatModule):
             if "W_c" in parts:
                 linear = F.linear(z, parts["W_c"].to(dtype))
                 u = linear * u if self.product else linear + u
-        return F.linear(u * scaling, expansion.to(dtype))  # (..., out_features)
+        return add_expanded(y, u, expansion, scaling)
+
+    def _expanding_rows(self, parts: dict[str, Tensor]) -> Tensor:
+        """``(MPO_B B)^T`` in float32, shape ``(r, out_features)``."""
+        if self.mpo is None:
+            return parts["B"].t()
+        with _full_precision(self.weight):
+            return self.mpo.apply(parts["MPO_B"], parts["B"].t())
 
 
 class ClassicalBranch(FlatModule):
