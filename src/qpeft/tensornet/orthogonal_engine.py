@@ -27,28 +27,30 @@ from qpeft.tensornet.orthogonal_plan import Block, Moment, Plan, Primitive, sign
 _CHUNK_NUMBERS = 1 << 17
 _CHUNK_NUMBERS_GPU = 1 << 25
 
-Blocks = dict[int, Tensor]  # width w -> (blocks, 2**w, 2**w)
 
+class _Blocks:
+    """All blocks of a plan, built and differentiated together in float64.
 
-class _Family:
-    """All blocks of one width, built and differentiated together; shorter ones are filled up with identities."""
+    They are brought to one size: a block of fewer wires leaves the first wires idle and is the corner
+    ``[:2**w, :2**w]``, one of fewer moments is followed by identities.
+    """
 
     def __init__(self, blocks: Sequence[Block], n_weights: int, device: torch.device) -> None:
-        self.width = width = blocks[0].width
-        self.n_blocks = len(blocks)
+        self.width = width = max(block.width for block in blocks)
         self.n_moments = max(len(block.moments) for block in blocks)
-        rows = self.n_moments * self.n_blocks * width
+        rows = self.n_moments * len(blocks) * width
         constants = torch.zeros(rows, dtype=torch.float64, device="cpu")
         from_weights = torch.zeros(rows, n_weights, dtype=torch.float64, device="cpu")
         sources, signs = [], []
         for moment in range(self.n_moments):
             for place, block in enumerate(blocks):
                 current = block.moments[moment] if moment < len(block.moments) else Moment((), {})
-                source, sign = signed_permutation(current.fixed, width, block.first)
+                first = block.first + block.width - width  # of the wires with the idle ones
+                source, sign = signed_permutation(current.fixed, width, first)
                 sources.append(source + (place << width))
                 signs.append(sign)
                 for wire, turn in current.turns.items():
-                    row = (moment * self.n_blocks + place) * width + wire - block.first
+                    row = (moment * len(blocks) + place) * width + wire - first
                     constants[row] = turn.constant
                     for index, coefficient in turn.weights.items():
                         from_weights[row, index] = coefficient
@@ -68,7 +70,7 @@ class _Family:
         for wire in range(1, self.width):
             kronecker = kronecker[:, :, None, :, None] * turns[:, wire, None, :, None, :]
             kronecker = kronecker.reshape(len(turns), 2 << wire, 2 << wire)
-        kronecker = kronecker.view(self.n_moments, self.n_blocks, size, size)
+        kronecker = kronecker.view(self.n_moments, -1, size, size)
         products = torch.empty_like(kronecker)
         products[0] = kronecker[0]
         for moment in range(1, self.n_moments):
@@ -76,10 +78,10 @@ class _Family:
             torch.bmm(kronecker[moment], permuted.view(-1, size, size), out=products[moment])
         return products
 
-    def gradient(self, products: Tensor, outer: Tensor) -> Tensor:
-        """Gradient of the weights from that of the blocks, ``outer`` = G: (blocks, 2**w, 2**w) -> (n_weights,)"""
+    def gradient(self, products: Tensor, outers: Tensor) -> Tensor:
+        """Gradient of the weights from G of each block, (blocks, 2**w, 2**w) -> (n_weights,)"""
         undo = products @ products[-1].mT  # (moments, blocks, 2**w, 2**w)
-        at_moments = undo @ outer @ undo.mT
+        at_moments = undo @ outers @ undo.mT
         angles = at_moments.view(-1, len(self.generators)) @ self.generators  # (moments blocks, w)
         return angles.view(-1) @ self.from_weights
 
@@ -119,20 +121,13 @@ class _Chunk:
 
 
 class _BlockStep:
-    """Multiplication with one block, number ``place`` of its family."""
+    """Multiplication with block number ``place``."""
 
     def __init__(self, block: Block, n_qubits: int, place: int) -> None:
-        self.before, self.width, self.size = 1 << block.first, block.width, 1 << block.width
+        self.before, self.size, self.place = 1 << block.first, 1 << block.width, place
         self.is_last = block.first + block.width == n_qubits
-        self.place = place
 
-    def forward(self, chunk: _Chunk, blocks: Blocks) -> None:
-        self._multiply(blocks[self.width][self.place], chunk)
-
-    def inverse(self, chunk: _Chunk, blocks: Blocks) -> None:
-        self._multiply(blocks[self.width][self.place].t(), chunk)
-
-    def _multiply(self, matrix: Tensor, chunk: _Chunk) -> None:
+    def multiply(self, chunk: _Chunk, matrix: Tensor) -> None:
         if self.is_last:
             torch.mm(chunk.state.view(-1, self.size), matrix.t(), out=chunk.spare.view(-1, self.size))
         else:
@@ -146,22 +141,28 @@ class _BlockStep:
         if self.is_last:
             left, right = chunk.state.view(2, -1, self.size)
             return left.t() @ right
+        if self.before == 1:
+            left, right = chunk.state.view(2, self.size, -1)
+            return left @ right.t()
         left, right = chunk.state.view(2, self.before, self.size, -1)
         return torch.bmm(left, right.mT).sum(0)
 
 
 class _SignStep:
-    """CZ gates across groups; its own inverse."""
+    """CZ gates across groups, as a vector of signs."""
 
     def __init__(
         self, gates: Sequence[Primitive], n_qubits: int, inner: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.signs = signed_permutation(gates, n_qubits)[1].view(-1, 1, inner).to(device, dtype)
 
-    def forward(self, chunk: _Chunk, blocks: Blocks) -> None:
-        chunk.state.mul_(self.signs)
+    def multiply(self, chunk: _Chunk, signs: Tensor) -> None:
+        chunk.state.mul_(signs)
 
-    inverse = forward
+
+_IDLE = Block(0, 1, (Moment((), {}),))  # for circuits in which nothing turns
+
+Factor = tuple[_BlockStep | _SignStep, Tensor]  # a step and what it multiplies with
 
 
 class OrthogonalEngine:
@@ -170,25 +171,24 @@ class OrthogonalEngine:
     def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
         self.n_qubits, self.device, self.dtype = plan.n_qubits, device, dtype
         self.inner = 1 << plan.widths[-1]
-        members: dict[int, list[Block]] = {}
+        blocks: list[Block] = []
         self.steps: list[_BlockStep | _SignStep] = []
         for layer in plan.layers:
             for block in layer.blocks:
-                family = members.setdefault(block.width, [])
-                self.steps.append(_BlockStep(block, plan.n_qubits, len(family)))
-                family.append(block)
+                self.steps.append(_BlockStep(block, plan.n_qubits, len(blocks)))
+                blocks.append(block)
             if layer.signs:
                 self.steps.append(_SignStep(layer.signs, plan.n_qubits, self.inner, device, dtype))
-        self.families = {width: _Family(blocks, plan.n_weights, device) for width, blocks in members.items()}
+        self.blocks = _Blocks(blocks or [_IDLE], plan.n_weights, device)
 
     def apply(self, weights: Tensor, x: Tensor, transpose: bool) -> Tensor:
         """Rows ``U x``, or ``Uᵀ x``: (n_weights,), (rows, 2**n) -> (rows, 2**n)"""
-        blocks = {width: products[-1].to(self.dtype) for width, products in self._products(weights).items()}
+        factors = self._factors(self.blocks.products(weights.double()), inverse=transpose)
         result = torch.empty_like(x, memory_format=torch.contiguous_format)
         for rows, chunk in self._chunks(x.shape[0], 1):
             chunk.load(0, x[rows])
-            for step in reversed(self.steps) if transpose else self.steps:
-                (step.inverse if transpose else step.forward)(chunk, blocks)
+            for step, factor in factors:
+                step.multiply(chunk, factor)
             chunk.store(0, result[rows])
         return result
 
@@ -200,31 +200,37 @@ class OrthogonalEngine:
         With ``transpose`` vector and adjoint change places: the gradient is the vector that ``U`` is applied to, the
         output is its adjoint before the first step.
         """
-        products = self._products(weights)
-        blocks = {width: product[-1].to(self.dtype) for width, product in products.items()}
-        outers = {width: torch.zeros_like(product[-1]) for width, product in products.items()}
+        products = self.blocks.products(weights.double())
+        factors = self._factors(products, inverse=not transpose)
+        outers = torch.zeros_like(products[-1])
+        corners = outers.unbind()
         to_x = torch.empty_like(gradient if needs_x else gradient[:0], memory_format=torch.contiguous_format)
         adjoint, vector = (output, gradient) if transpose else (gradient, output)
         for rows, chunk in self._chunks(gradient.shape[0], 2):
             chunk.load(0, adjoint[rows])
             chunk.load(1, vector[rows])
-            for step in self.steps if transpose else reversed(self.steps):
+            for step, factor in factors:
                 if transpose:
-                    step.forward(chunk, blocks)
+                    step.multiply(chunk, factor)
                 if isinstance(step, _BlockStep):
-                    outers[step.width][step.place] += step.outer_product(chunk)
+                    corners[step.place][: step.size, : step.size] += step.outer_product(chunk)
                 if not transpose:
-                    step.inverse(chunk, blocks)
+                    step.multiply(chunk, factor)
             if needs_x:
                 chunk.store(1 if transpose else 0, to_x[rows])
-        to_weights = torch.zeros_like(weights, dtype=torch.float64)
-        for width, family in self.families.items():
-            to_weights += family.gradient(products[width], outers[width])
-        return to_x, to_weights
+        return to_x, self.blocks.gradient(products, outers)
 
-    def _products(self, weights: Tensor) -> dict[int, Tensor]:
-        angles = weights.double()
-        return {width: family.products(angles) for width, family in self.families.items()}
+    def _factors(self, products: Tensor, inverse: bool) -> list[Factor]:
+        """The steps of ``U``, or those of its inverse in their order."""
+        blocks = products[-1].to(self.dtype)
+        matrices = (blocks.mT if inverse else blocks).unbind()
+        factors: list[Factor] = []
+        for step in reversed(self.steps) if inverse else self.steps:
+            if isinstance(step, _BlockStep):
+                factors.append((step, matrices[step.place][: step.size, : step.size]))
+            else:
+                factors.append((step, step.signs))
+        return factors
 
     def _chunks(self, n_rows: int, parts: int) -> Iterator[tuple[slice, _Chunk]]:
         """Equal pieces of the rows, each with its arrays."""
