@@ -6,6 +6,7 @@
 
 #include <chrono>
 
+#include "amplitudes.h"
 #include "samples.h"
 
 namespace qpeft::QPEFT_ISA {
@@ -25,7 +26,8 @@ bool share(const Plan &plan, const double *weights, void *memory) {
 
 template <class R>
 size_t workspace_bytes(const Plan &plan, bool backward) {
-  return SampleWorkspace<R>{}.place(plan, backward, nullptr);
+  return plan.by_amplitudes ? AmplitudeWorkspace<R>{}.place(plan, backward, nullptr)
+                            : SampleWorkspace<R>{}.place(plan, backward, nullptr);
 }
 
 template <class R>
@@ -38,14 +40,18 @@ SharedAngles<R> shared_in(const Plan &plan, const void *memory) {
 template <class R>
 int64_t forward(const Call &call, const void *memory, void *workspace, int64_t first, int64_t last) {
   const SharedAngles<R> shared = shared_in<R>(*call.plan, memory);
-  return SampleKernel<R>(call, shared, static_cast<char *>(workspace), false).forward(first, last);
+  char *work = static_cast<char *>(workspace);
+  return call.plan->by_amplitudes ? AmplitudeKernel<R>(call, shared, work, false).forward(first, last)
+                                  : SampleKernel<R>(call, shared, work, false).forward(first, last);
 }
 
 template <class R>
 int64_t backward(const Call &call, const void *memory, void *workspace, int64_t first, int64_t last,
                  double *angle_gradient) {
   const SharedAngles<R> shared = shared_in<R>(*call.plan, memory);
-  return SampleKernel<R>(call, shared, static_cast<char *>(workspace), true).backward(first, last, angle_gradient);
+  char *work = static_cast<char *>(workspace);
+  return call.plan->by_amplitudes ? AmplitudeKernel<R>(call, shared, work, true).backward(first, last, angle_gradient)
+                                  : SampleKernel<R>(call, shared, work, true).backward(first, last, angle_gradient);
 }
 
 double peak(double seconds) {

@@ -254,6 +254,13 @@ QPEFT_EXPORT void *qpeft_plan_create(const int64_t *ints, int64_t n_ints, const 
   }
 }
 
+/// Bytes that one thread works in, and those shared by all.
+QPEFT_EXPORT int64_t qpeft_plan_bytes(const void *plan, int is_double, int backward, int n_threads) {
+  const qpeft::Plan &read = static_cast<const OwnedPlan *>(plan)->plan;
+  const KernelFunctions &functions = is_double ? kernel().f64 : kernel().f32;
+  return static_cast<int64_t>(functions.shared_bytes(read) + n_threads * functions.workspace_bytes(read, backward != 0));
+}
+
 QPEFT_EXPORT void qpeft_plan_destroy(void *plan) { delete static_cast<OwnedPlan *>(plan); }
 
 /// Expectations (batch, n_outputs) of inputs (batch, n_inputs) with strides in elements.

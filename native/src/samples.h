@@ -398,11 +398,11 @@ class SampleKernel {
   }
 
   template <int kRadix, bool kPlain>
-  __attribute__((noinline)) void pass(const Op &op, const V *rescale, const V *in, V *out) const {
+  __attribute__((noinline)) void pass(const Op &op, const V *rescale, const V *in, V *out, bool inverse = false) const {
     constexpr int kGroup = 1 << kRadix;
     V y[kRadix], x[kRadix];
     for (int k = 0; k < kRadix; ++k) {
-      y[k] = w_.ratio[op.turns[k].angle];
+      y[k] = inverse ? -w_.ratio[op.turns[k].angle] : w_.ratio[op.turns[k].angle];
       if (!kPlain) x[k] = own_factor(op.turns[k].angle);
     }
     const V factor = kPlain || !rescale ? splat(R{1}) : *rescale;
@@ -796,14 +796,12 @@ class SampleKernel {
         if (w_.rescaled[i]) factor /= w_.rescale[i];
         for (int plane = 0; plane < (op.complex_in ? 2 : 1); ++plane) {
           V *psi = plane ? at.im : at.re;
-          for (int k = 0; k < op.radix; ++k) w_.ratio[op.turns[k].angle] = -w_.ratio[op.turns[k].angle];
           switch (op.radix) {
-            case 1: pass<1, false>(op, &factor, psi, psi); break;
-            case 2: pass<2, false>(op, &factor, psi, psi); break;
-            case 3: pass<3, false>(op, &factor, psi, psi); break;
-            case 4: pass<4, false>(op, &factor, psi, psi); break;
+            case 1: pass<1, false>(op, &factor, psi, psi, true); break;
+            case 2: pass<2, false>(op, &factor, psi, psi, true); break;
+            case 3: pass<3, false>(op, &factor, psi, psi, true); break;
+            case 4: pass<4, false>(op, &factor, psi, psi, true); break;
           }
-          for (int k = 0; k < op.radix; ++k) w_.ratio[op.turns[k].angle] = -w_.ratio[op.turns[k].angle];
         }
         break;
       }
