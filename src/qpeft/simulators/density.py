@@ -14,6 +14,7 @@ in between. The batch is worked off in chunks, and nothing is kept for the backw
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -32,8 +33,9 @@ from qpeft.simulators.pauli_tail import PulledBack, Tail
 
 MAX_CONE = 10  # qubits that one observable may depend on: 4**10 coefficients
 
-_TAIL_ELEMENTS = 1 << 24  # coefficients kept for the backward pass of one cone
-_CHUNK_BYTES = 1 << 19
+_CHUNK_BYTES = 1 << 21  # what contractions hold at once
+_STATE_BYTES = 1 << 18  # Pauli vectors of the samples that are worked on at once
+_CHUNK_SAMPLES = 4096
 _ACCELERATOR_CHUNK_BYTES = 1 << 26
 
 
@@ -52,8 +54,8 @@ def run_noisy(circuit: Circuit, inputs: Tensor, weights: Tensor, noise: NoiseMod
         :func:`qpeft.simulators.run`.
 
     Raises:
-        InputError: A shape, dtype or device that does not fit, a light cone of more than 10 qubits, or a circuit that
-            the noise model does not describe (wires, couplers).
+        InputError: A shape, dtype or device that does not fit, (on a processor) an angle that is NaN or infinite, a
+            light cone of more than 10 qubits, or a circuit that the noise model does not describe (wires, couplers).
 
     Example:
         >>> from qpeft.circuits import Circuit, Gate, Input
@@ -65,6 +67,8 @@ def run_noisy(circuit: Circuit, inputs: Tensor, weights: Tensor, noise: NoiseMod
     check_angles(circuit, inputs, weights)
     if inputs.dtype != torch.float64:
         inputs = inputs.float()
+    if type(inputs) is Tensor and not torch.compiler.is_compiling():
+        return _Expectations.apply(inputs, weights, circuit.key, noise.key)
     return torch.ops.qpeft.noisy_expectations(inputs, weights, circuit.key, noise.key)
 
 
@@ -99,12 +103,11 @@ class NoisyEngine:
         self.table = MatrixTable(program.table, circuit.n_weights)
         self.angles = Angles(program.spins, circuit.n_inputs)
         self.head = Head(program.head, program.head_sizes)
-        cones = _choose_cones(program)
         self.tails: list[Tail] = []
         self.contractions: list[tuple[Contraction, list[int]]] = []  # with the tails that they join
         self.evolutions: list[tuple[Evolution, int]] = []
         groups: dict[tuple[object, ...], list[Tail]] = defaultdict(list)
-        for cone in cones:
+        for cone in _choose_cones(program):
             tail = Tail(cone)
             if cone.middle:
                 self.evolutions.append((Evolution(cone), len(self.tails)))
@@ -119,89 +122,126 @@ class NoisyEngine:
         for numbers in alike.values():
             joined = [cone for number in numbers for cone in self.tails[number].cones]
             self.contractions.append((Contraction(joined), numbers))
-        self.elements = max(
-            [contraction.elements for contraction, _ in self.contractions]
-            + [evolution.elements for evolution, _ in self.evolutions]
-        )
+        self.matrices = _Matrices([*self.tails, *(evolution for evolution, _ in self.evolutions)])
 
     def evaluate(self, inputs: Tensor, weights: Tensor) -> Tensor:
         """``(batch, n_inputs), (n_weights,) -> (batch, n_observables)``."""
-        call = _Call(self, inputs, weights)
+        call = _Call(self, inputs, weights, keep=False)
         out = inputs.new_empty(inputs.shape[0], self.n_observables)
         for part in call.parts:
             samples = self.angles.chunk(inputs[part])
-            features, _ = self.head.forward(samples, call.matrices.runs)
+            features, _ = self.head.forward(samples, call.table.runs)
             for (contraction, _), coefficients in zip(self.contractions, call.contracted, strict=True):
                 contraction.forward(features, coefficients, out[part])
-            for (evolution, _), coefficients, shares in zip(self.evolutions, call.evolved, call.shares, strict=True):
-                evolution.forward(features, samples, shares, coefficients, out[part])
+            for (evolution, _), coefficients, own in zip(self.evolutions, call.evolved, call.steps, strict=True):
+                evolution.forward(features, samples, own, coefficients, out[part])
         return out
 
     def differentiate(self, gradient: Tensor, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """``(batch, n_observables), ... -> (batch, n_inputs), (n_weights,)``, the latter in float64."""
-        call = _Call(self, inputs, weights)
+        call = _Call(self, inputs, weights, keep=True)
         to_inputs = torch.empty_like(inputs, memory_format=torch.contiguous_format)
-        to_blocks, to_runs = call.matrices.gradients()
-        to_contracted = [torch.zeros_like(c, dtype=torch.float64) for c in call.contracted]
-        to_evolved = [torch.zeros_like(c, dtype=torch.float64) for c in call.evolved]
+        to_runs = torch.zeros_like(call.table.runs)
+        to_contracted, to_evolved = (
+            [torch.zeros_like(c, dtype=torch.float64) for c in given] for given in (call.contracted, call.evolved)
+        )
+        to_steps = [[torch.zeros_like(m, dtype=torch.float64) for m in own] for own in call.steps]
         for part in call.parts:
             samples = self.angles.chunk(inputs[part])
-            features, kept = self.head.forward(samples, call.matrices.runs)
+            features, kept = self.head.forward(samples, call.table.runs)
             to_features = torch.zeros_like(features)
-            towards = gradient[part]
-            for (contraction, _), coefficients, to_coefficients in zip(
-                self.contractions, call.contracted, to_contracted, strict=True
-            ):
-                contraction.backward(towards, features, coefficients, to_features, to_coefficients)
-            for (evolution, _), coefficients, shares, to_coefficients in zip(
-                self.evolutions, call.evolved, call.shares, to_evolved, strict=True
-            ):
-                evolution.backward(
-                    towards, features, samples, shares, coefficients, to_features, to_coefficients, to_blocks
+            for place, (contraction, _) in enumerate(self.contractions):
+                contraction.backward(
+                    gradient[part], features, call.contracted[place], to_features, to_contracted[place]
                 )
-            self.head.backward(to_features, kept, samples, call.matrices.runs, to_runs)
+            for place, (evolution, _) in enumerate(self.evolutions):
+                evolution.backward(
+                    gradient[part],
+                    features,
+                    samples,
+                    call.steps[place],
+                    call.evolved[place],
+                    to_features,
+                    to_steps[place],
+                    to_evolved[place],
+                )
+            self.head.backward(to_features, kept, samples, call.table.runs, to_runs)
             self.angles.backward(samples, to_inputs[part])
-        if call.parts:
-            for (_, numbers), collected in zip(self.contractions, to_contracted, strict=True):
-                sizes = [len(self.tails[number].cones) for number in numbers]
-                for number, own in zip(numbers, collected.split(sizes), strict=True):
-                    self.tails[number].backward(own, call.pulled[number], to_blocks)
-            for (evolution, number), collected in zip(self.evolutions, to_evolved, strict=True):
-                self.tails[number].backward(evolution.join_coefficients(collected), call.pulled[number], to_blocks)
-        return to_inputs, self.table.backward(call.matrices, to_blocks, to_runs)
+        to_coefficients: list[Tensor] = [torch.empty(0)] * len(self.tails)
+        for (_, numbers), collected in zip(self.contractions, to_contracted, strict=True):
+            sizes = [len(self.tails[number].cones) for number in numbers]
+            for number, own in zip(numbers, collected.split(sizes), strict=True):
+                to_coefficients[number] = own
+        for (evolution, number), collected in zip(self.evolutions, to_evolved, strict=True):
+            to_coefficients[number] = evolution.join_coefficients(collected)
+        found = [t.backward(c, pulled) for t, c, pulled in zip(self.tails, to_coefficients, call.pulled, strict=True)]
+        to_blocks = self.matrices.backward([*found, *to_steps], call.table.blocks)
+        return to_inputs, self.table.backward(call.table, to_blocks, to_runs)
+
+
+class _Matrices:
+    """The matrices of all steps, taken from the blocks by one operation."""
+
+    def __init__(self, owners: Sequence[Tail | Evolution]) -> None:
+        self.shapes = [[step.shape for step in owner.entries] for owner in owners]
+        flat = [step.flatten() for owner in owners for step in owner.entries]
+        self.sizes = [len(step) for step in flat]
+        self.entries = torch.cat([torch.zeros(0, dtype=torch.int64, device="cpu"), *flat])
+
+    def forward(self, blocks: Tensor) -> list[list[Tensor]]:
+        """For every owner and step ``(cones, after, before)``."""
+        numbers = blocks.flatten()[self.entries.to(blocks.device)].split(self.sizes) if self.sizes else ()
+        left = iter(numbers)
+        return [[next(left).view(shape) for shape in shapes] for shapes in self.shapes]
+
+    def backward(self, gradients: Sequence[Sequence[Tensor]], blocks: Tensor) -> Tensor:
+        """From gradients of the matrices to those of the blocks."""
+        to_blocks = torch.zeros_like(blocks)
+        flat = [step.flatten() for own in gradients for step in own]
+        if flat:
+            to_blocks.view(-1).index_add_(0, self.entries.to(blocks.device), torch.cat(flat).double())
+        return to_blocks
 
 
 class _Call:
     """What one call computes before it looks at samples, and how it cuts the batch."""
 
-    def __init__(self, engine: NoisyEngine, inputs: Tensor, weights: Tensor) -> None:
+    def __init__(self, engine: NoisyEngine, inputs: Tensor, weights: Tensor, keep: bool) -> None:
         dtype = inputs.dtype
-        self.matrices: Matrices = engine.table.build(weights)
-        blocks = self.matrices.blocks
-        self.pulled: list[PulledBack] = [tail.forward(blocks, dtype) for tail in engine.tails]
+        self.table: Matrices = engine.table.build(weights)
+        matrices = engine.matrices.forward(self.table.blocks)
+        count = len(engine.tails)
+        self.pulled: list[PulledBack] = [
+            tail.forward(own, inputs, keep) for tail, own in zip(engine.tails, matrices[:count], strict=True)
+        ]
         self.contracted = []
         for contraction, numbers in engine.contractions:
             parts = [self.pulled[number].coefficients for number in numbers]
             joined = parts[0] if len(parts) == 1 else torch.cat(parts)
             self.contracted.append(contraction.split_coefficients(joined).to(dtype))
-        self.evolved = []
-        self.shares = []
-        for evolution, number in engine.evolutions:
-            self.evolved.append(evolution.split_coefficients(self.pulled[number].coefficients).to(dtype))
-            self.shares.append(evolution.share(blocks, dtype))
-        samples = _chunk_samples(engine.elements * inputs.element_size(), inputs.device)
+        self.evolved = [
+            evolution.split_coefficients(self.pulled[number].coefficients).to(dtype)
+            for evolution, number in engine.evolutions
+        ]
+        self.steps = [[matrix[0].to(dtype) for matrix in own] for own in matrices[count:]]
+        sizes = [(part.elements, _CHUNK_BYTES) for part, _ in engine.contractions]
+        sizes += [(part.elements, _STATE_BYTES) for part, _ in engine.evolutions]
+        samples = min(
+            _chunk_samples(elements * inputs.element_size(), limit, inputs.device) for elements, limit in sizes
+        )
         self.parts = [slice(start, start + samples) for start in range(0, inputs.shape[0], samples)]
 
 
-def _chunk_samples(bytes_per_sample: int, device: torch.device) -> int:
+def _chunk_samples(bytes_per_sample: int, limit: int, device: torch.device) -> int:
+    """How many samples to work on at once."""
     if device.type != "cpu":
         return max(1, _ACCELERATOR_CHUNK_BYTES // bytes_per_sample)
-    samples = min(_CHUNK_BYTES // bytes_per_sample, 1024)
+    samples = min(limit // bytes_per_sample, _CHUNK_SAMPLES)
     return max(1, samples // 16 * 16 or samples)
 
 
 def _choose_cones(program: NoisyProgram) -> list[Cone]:
-    """Observables by light cone, or all together if that is less work."""
+    """Light cones of all observables, several in one if that is less work."""
     every = range(program.circuit.n_observables)
     single = [find_cone(program, [place]) for place in every]
     for place, cone in zip(every, single, strict=True):
@@ -211,51 +251,43 @@ def _choose_cones(program: NoisyProgram) -> list[Cone]:
                 f"{program.circuit.observables[place]} depends on {len(cone.wires)}; "
                 f"use fewer qubits, fewer layers, or no noise."
             )
-    classes: list[list[int]] = []
-    spans: list[set[int]] = []
-    for place in sorted(every, key=lambda place: -len(single[place].wires)):
-        wires = set(single[place].wires)
-        home = next((i for i, span in enumerate(spans) if wires <= span), None)
-        if home is None:
-            classes.append([place])
-            spans.append(wires)
+    # Observables with the same light cone share it; others do where that is less work.
+    alike: dict[frozenset[int], list[int]] = defaultdict(list)
+    for place, cone in zip(every, single, strict=True):
+        alike[frozenset(cone.wires)].append(place)
+    classes = [find_cone(program, places) for _, places in sorted(alike.items(), key=lambda item: -len(item[0]))]
+    chosen: list[Cone] = []
+    for cone in classes:
+        best, gain = None, 0.0
+        for place, home in enumerate(chosen[-_TRIED:]):
+            if len({*home.wires, *cone.wires}) > MAX_CONE:
+                continue
+            joined = find_cone(program, sorted(home.places + cone.places))
+            saved = _cost(home) + _cost(cone) - _cost(joined)
+            if saved > gain:
+                best, gain = (place + max(0, len(chosen) - _TRIED), joined), saved
+        if best is None:
+            chosen.append(cone)
         else:
-            classes[home].append(place)
-    apart = [find_cone(program, sorted(places)) for places in classes]
-    if len(apart) > 1 and len(set().union(*spans)) <= MAX_CONE:
-        together = [find_cone(program, list(every))]
-        if _cost(together) < _cost(apart):
-            apart = together
-    return [part for cone in apart for part in _parts(program, cone)]
+            chosen[best[0]] = best[1]
+    if len(chosen) > 1 and len({wire for cone in chosen for wire in cone.wires}) <= MAX_CONE:
+        together = find_cone(program, list(every))
+        if _cost(together) < sum(map(_cost, chosen)):
+            chosen = [together]
+    return chosen
 
 
-def _parts(program: NoisyProgram, cone: Cone) -> Sequence[Cone]:
-    """The cone, or several of fewer observables where its coefficients would take too much memory."""
-    fitting = max(1, _TAIL_ELEMENTS // (cone.elements * max(1, len(cone.tail))))
-    if len(cone.places) <= fitting:
-        return [cone]
-    return [find_cone(program, cone.places[i : i + fitting]) for i in range(0, len(cone.places), fitting)]
-
-
-# Measured: a small operation takes as long as 100,000 multiplications, and a batch is taken to have 1,000 samples.
+# Measured: an operation on few numbers takes as long as 100,000 multiplications. A batch is taken to have 500 samples.
 _STEP_COST = 1e5
-_BATCH = 1e3
+_BATCH = 500
+_TRIED = 8  # cones that another one is compared with
 
 
-def _cost(cones: Sequence[Cone]) -> float:
-    total = 0.0
-    for cone in cones:
-        n = len(cone.places)
-        total += len(cone.tail) * (_STEP_COST + 16 * n * cone.elements)
-        total += _BATCH * (16 * len(cone.middle) * cone.state_elements + n * max(1, _product(cone.cut_sizes)))
-    return total
-
-
-def _product(sizes: Sequence[int]) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total
+def _cost(cone: Cone) -> float:
+    """Work of an observable's cone in multiplications."""
+    n = len(cone.places)
+    shared = len(cone.tail) * (_STEP_COST + 16 * n * cone.elements)
+    return shared + _BATCH * (16 * len(cone.middle) * cone.state_elements + n * math.prod(cone.cut_sizes))
 
 
 @lru_cache(maxsize=256)
@@ -265,20 +297,28 @@ def _engine(circuit: str, noise: str) -> NoisyEngine:
     return NoisyEngine(parsed, model)
 
 
-# Inside the operators autocast is off: it would turn the matrix products into half precision.
-@torch.library.custom_op("qpeft::noisy_expectations", mutates_args=())
-def _expectations(inputs: Tensor, weights: Tensor, circuit: str, noise: str) -> Tensor:
+def _evaluate(inputs: Tensor, weights: Tensor, circuit: str, noise: str) -> Tensor:
+    if inputs.device.type == "cpu":  # elsewhere a check would make the host wait
+        for name, angles in (("inputs", inputs), ("weights", weights)):
+            if not angles.isfinite().all():
+                raise InputError(f"{name} hold NaN or infinity; angles must be finite numbers of radians.")
+    # Inside the operators autocast is off: it would turn the matrix products into half precision.
     with torch.autocast(inputs.device.type, enabled=False):
         return _engine(circuit, noise).evaluate(inputs, weights)
 
 
-@torch.library.custom_op("qpeft::noisy_expectations_backward", mutates_args=())
-def _expectations_backward(
+def _evaluate_backward(
     gradient: Tensor, inputs: Tensor, weights: Tensor, circuit: str, noise: str
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(inputs.device.type, enabled=False):
         to_inputs, to_weights = _engine(circuit, noise).differentiate(gradient, inputs, weights)
     return to_inputs, to_weights.to(weights.dtype)
+
+
+_expectations = torch.library.custom_op("qpeft::noisy_expectations", _evaluate, mutates_args=())
+_expectations_backward = torch.library.custom_op(
+    "qpeft::noisy_expectations_backward", _evaluate_backward, mutates_args=()
+)
 
 
 @_expectations.register_fake
@@ -303,3 +343,21 @@ def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, No
 
 
 _expectations.register_autograd(_differentiate, setup_context=_keep)
+
+
+class _Expectations(torch.autograd.Function):
+    """The operators for code that runs eagerly, at half the time per call."""
+
+    @staticmethod
+    def forward(inputs: Tensor, weights: Tensor, circuit: str, noise: str) -> Tensor:
+        return _evaluate(inputs, weights, circuit, noise)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str, str], output: Tensor) -> None:
+        _keep(ctx, inputs, output)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        inputs, weights = ctx.saved_tensors
+        return *_evaluate_backward(gradient, inputs, weights, ctx.circuit, ctx.noise), None, None

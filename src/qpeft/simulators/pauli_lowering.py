@@ -283,10 +283,9 @@ class _Fusion:
         if not self.pending.keys() & set(wires):
             return
         left = sorted(self.pending)
-        while left:
-            pair = tuple(left[:2])
+        pairs = [tuple(left[place : place + 2]) for place in range(0, len(left), 2)]
+        for pair in reversed(pairs):  # observables meet them in ascending order
             self.pieces.append(self.table.block(pair, None, [self.pending[wire] for wire in pair]))
-            left = left[2:]
         self.pending.clear()
 
 

@@ -13,12 +13,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from qpeft.simulators.pauli import turn_pairs
 from qpeft.simulators.pauli_lowering import Block, Cone, ConeStep, HeadStep, Shuffle, Sizes, Spin, Turn
-from qpeft.simulators.pauli_tail import Layout, cut, trace
+from qpeft.simulators.pauli_tail import NO_MATRIX, Layout, entries, trace
 
 _KEPT_ELEMENTS = 1 << 25  # states of a chunk kept for its backward pass: 128 MiB in float32
 
@@ -275,80 +276,57 @@ class _Apply:
     """A shared block on Pauli vectors."""
 
     def __init__(self, step: ConeStep, layout: Layout) -> None:
-        assert isinstance(step.piece, Block)
-        self.number = step.piece.index
-        self.after, self.before = step.after, step.before
         axes = [axis for axis in step.axes if axis is not None]
         places = sorted(layout.order.index(axis) for axis in axes)
         self.permutation = None
         if len(places) == 2 and places[1] != places[0] + 1:
             self.permutation = layout.bring(axes)
             places = [0, 1]
-        self.turned = len(places) == 2 and layout.order[places[0]] == axes[1]
+        own = entries(step)  # (after, before)
+        if len(places) == 2 and layout.order[places[0]] == axes[1]:
+            own = own.reshape(*step.after, *step.before).transpose(1, 0, 3, 2).reshape(own.shape)
+        self.entries = torch.from_numpy(np.ascontiguousarray(own))[None]
         self.left = math.prod(layout.sizes[axis] for axis in layout.order[: places[0]])
-        for axis, size in zip(step.axes, step.after, strict=True):
-            if axis is not None:
-                layout.sizes[axis] = size
+        layout.resize(step.axes, step.after)
 
-    def _view(self, blocks: Tensor) -> Tensor:
-        block = cut(blocks[self.number : self.number + 1], self.after, self.before)[0]
-        return block.permute(1, 0, 3, 2) if self.turned else block
-
-    def share(self, blocks: Tensor) -> Tensor:
-        return self._view(blocks).reshape(math.prod(self.after), -1)
-
-    def forward(self, state: Tensor, shared: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+    def forward(self, state: Tensor, matrix: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
         """The next state, and this one as the gradient needs it."""
         if self.permutation is not None:
             state = self.permutation.forward(state, 1)
-        split = state.view(self.left, shared.shape[1], -1)
-        moved = torch.bmm(shared.expand(self.left, -1, -1), split)
+        moved = torch.bmm(matrix.expand(self.left, -1, -1), state.view(self.left, matrix.shape[1], -1))
         return moved.view(-1, state.shape[1]), state
 
-    def backward(self, adjoint: Tensor, state: Tensor, shared: Tensor, samples: Samples, to_blocks: Tensor) -> Tensor:
-        source = state.view(self.left, shared.shape[1], -1)
-        towards = adjoint.view(self.left, shared.shape[0], -1)
-        target = self._view(to_blocks)
-        to_shared = torch.bmm(towards, source.transpose(1, 2)).sum(0)
-        target += to_shared.view(target.shape)
-        back = torch.bmm(shared.t().expand(self.left, -1, -1), towards).view(state.shape)
+    def backward(self, adjoint: Tensor, state: Tensor, matrix: Tensor, samples: Samples, to_matrix: Tensor) -> Tensor:
+        """The adjoint of the state before; adds to the gradient of the matrix."""
+        source = state.view(self.left, matrix.shape[1], -1)
+        towards = adjoint.view(self.left, matrix.shape[0], -1)
+        to_matrix += torch.bmm(towards, source.transpose(1, 2)).sum(0)
+        back = torch.bmm(matrix.t().expand(self.left, -1, -1), towards).view(state.shape)
         return back if self.permutation is None else self.permutation.backward(back, 1)
 
 
 class _Rearrange:
     """A run of shuffles on Pauli vectors."""
 
+    entries = NO_MATRIX
+
     def __init__(self, steps: Sequence[ConeStep], layout: Layout) -> None:
-        k = len(layout.order)
-        after = dict(layout.sizes)
         for step in steps:
-            after.update({a: size for a, size in zip(step.axes, step.after, strict=True) if a is not None})
-        route = trace(steps, tuple(after[axis] for axis in range(k)))
-        image = route.images(range(k))
-        origin, _ = route.origins(image)
-        # The axes of the state may stand in another order than those of the route.
-        order = layout.order
-        from_state = _flat_order(route.before, order)  # place in the state -> place in the route
-        back_to_state = _inverse(from_state)
-        to_state = _flat_order(route.after, order)
-        factor = torch.from_numpy(route.factor)
-        origin_factor = torch.zeros(math.prod(route.after), dtype=torch.float64, device="cpu")
-        there = factor != 0
-        origin_factor[torch.from_numpy(image)[there]] = factor[there]
-        self.origin = back_to_state[torch.from_numpy(origin)[to_state]]
-        self.origin_factor = origin_factor[to_state][:, None]  # (elements after, 1)
-        self.image = _inverse(to_state)[torch.from_numpy(image)[from_state]]
-        self.image_factor = factor[from_state][:, None]
-        layout.sizes = after
+            layout.resize(step.axes, step.after)
+        route = trace(steps, tuple(layout.sizes[axis] for axis in range(len(layout.order))))
+        image = route.images(layout.order)
+        origin, found = route.origins(image)
+        # The strings of a route stand in the order of the wires, those of the state in the order of its axes.
+        order = _flat_order(route.before, layout.order)
+        self.image, self.factor = torch.from_numpy(image)[order], torch.from_numpy(route.factor)[order][:, None]
+        self.origin = torch.argsort(order)[torch.from_numpy(origin)]
+        self.origin_factor = self.factor[self.origin] * torch.from_numpy(found)[:, None]
 
-    def share(self, blocks: Tensor) -> Tensor:
-        return self.origin_factor.to(blocks.device)
+    def forward(self, state: Tensor, matrix: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+        return state.index_select(0, self.origin.to(state.device)).mul_(self.origin_factor.to(state)), state
 
-    def forward(self, state: Tensor, shared: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
-        return state.index_select(0, self.origin.to(state.device)).mul_(shared), state
-
-    def backward(self, adjoint: Tensor, state: Tensor, shared: Tensor, samples: Samples, to_blocks: Tensor) -> Tensor:
-        return adjoint.index_select(0, self.image.to(adjoint.device)).mul_(self.image_factor.to(adjoint))
+    def backward(self, adjoint: Tensor, state: Tensor, matrix: Tensor, samples: Samples, to_matrix: Tensor) -> Tensor:
+        return adjoint.index_select(0, self.image.to(adjoint.device)).mul_(self.factor.to(adjoint))
 
 
 def _flat_order(sizes: Sizes, order: Sequence[int]) -> Tensor:
@@ -356,12 +334,10 @@ def _flat_order(sizes: Sizes, order: Sequence[int]) -> Tensor:
     return torch.arange(math.prod(sizes), device="cpu").view(sizes).permute(*order).flatten()
 
 
-def _inverse(permutation: Tensor) -> Tensor:
-    return torch.argsort(permutation)
-
-
 class _Rotate:
     """A rotation by an input on Pauli vectors."""
+
+    entries = NO_MATRIX
 
     def __init__(self, step: ConeStep, layout: Layout) -> None:
         assert isinstance(step.piece, Spin)
@@ -391,16 +367,13 @@ class _Rotate:
                 views[letter] = view
         return views
 
-    def share(self, blocks: Tensor) -> Tensor:
-        return blocks.new_empty(0)
-
-    def forward(self, state: Tensor, shared: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+    def forward(self, state: Tensor, matrix: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
         out = state.new_empty(math.prod(self.after), state.shape[1])
         cos, sin = samples.cos[self.row], samples.sin[self.row]
         _turn(self._views(state, self.before), self._views(out, self.after), self.pairs, cos, sin)
         return out, state
 
-    def backward(self, adjoint: Tensor, state: Tensor, shared: Tensor, samples: Samples, to_blocks: Tensor) -> Tensor:
+    def backward(self, adjoint: Tensor, state: Tensor, matrix: Tensor, samples: Samples, to_matrix: Tensor) -> Tensor:
         cos, sin = samples.cos[self.row], samples.sin[self.row]
         source, towards = self._views(state, self.before), self._views(adjoint, self.after)
         slope = _turn_gradient(source, towards, self.pairs, cos, sin)
@@ -433,67 +406,71 @@ class Evolution:
             step = left.pop(0)
             self.steps.append(_Apply(step, layout) if isinstance(step.piece, Block) else _Rotate(step, layout))
         self.elements = cone.state_elements
-        self.coefficient_order = _flat_order(cone.cut_sizes, layout.order)
-        self.coefficient_places = _inverse(self.coefficient_order)
+        order = _flat_order(cone.cut_sizes, layout.order)
+        self.to_state, self.from_state = order, torch.argsort(order)
 
-    def share(self, blocks: Tensor, dtype: torch.dtype) -> list[Tensor]:
-        """What all samples share, for every step."""
-        return [step.share(blocks).to(dtype) for step in self.steps]
+    @property
+    def entries(self) -> list[Tensor]:
+        """For every step the places of its numbers among those of the blocks: (1, after, before)."""
+        return [step.entries for step in self.steps]
 
     def split_coefficients(self, coefficients: Tensor) -> Tensor:
         """``(1, observables, elements) -> (observables, elements)``, in the order of the final states."""
-        return coefficients[0].index_select(1, self.coefficient_order.to(coefficients.device))
+        return coefficients[0].index_select(1, self.to_state.to(coefficients.device))
 
     def join_coefficients(self, gradient: Tensor) -> Tensor:
         """The reverse of :meth:`split_coefficients`."""
-        return gradient.index_select(1, self.coefficient_places.to(gradient.device))[None]
+        return gradient.index_select(1, self.from_state.to(gradient.device))[None]
 
     def forward(
-        self, features: Tensor, samples: Samples, shares: list[Tensor], coefficients: Tensor, out: Tensor
+        self, features: Tensor, samples: Samples, matrices: Sequence[Tensor], coefficients: Tensor, out: Tensor
     ) -> None:
         """Write expectations to their places in ``(samples, observables)``."""
         state = _product(self.leaves.read(features))[-1][0][0]  # (elements, samples)
-        for step, shared in zip(self.steps, shares, strict=True):
-            state = step.forward(state, shared, samples)[0]
+        for step, matrix in zip(self.steps, matrices, strict=True):
+            state, _ = step.forward(state, matrix, samples)
         out[:, self.places.to(out.device)] = torch.mm(coefficients, state).t()
+
+    def _walk(
+        self, state: Tensor, samples: Samples, matrices: Sequence[Tensor], stretch: range
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The state after some steps, and what their gradients need."""
+        kept = []
+        for place in stretch:
+            state, inner = self.steps[place].forward(state, matrices[place], samples)
+            kept.append(inner)
+        return state, kept
 
     def backward(
         self,
         gradient: Tensor,
         features: Tensor,
         samples: Samples,
-        shares: list[Tensor],
+        matrices: Sequence[Tensor],
         coefficients: Tensor,
         to_features: Tensor,
+        to_matrices: Sequence[Tensor],
         to_coefficients: Tensor,
-        to_blocks: Tensor,
     ) -> None:
         """From gradients of expectations ``(samples, observables)``; adds to its last three arguments."""
         tree = _product(self.leaves.read(features))
         state = tree[-1][0][0]
         # Where not all states fit, those at the beginning of stretches are kept, and each stretch is run again.
         count = len(self.steps)
-        whole = count * self.elements * state.shape[1] <= _KEPT_ELEMENTS
-        stretch = max(1, count if whole else math.isqrt(count))
-        starts = list(range(0, count, stretch))
-        begun = []
-        for start in starts:
+        fits = count * self.elements * state.shape[1] <= _KEPT_ELEMENTS
+        length = max(1, count if fits else math.isqrt(count))
+        stretches = [range(start, min(start + length, count)) for start in range(0, count, length)]
+        begun: list[Tensor] = []
+        kept: list[Tensor] = []
+        for stretch in stretches:
             begun.append(state)
-            for place in range(start, min(start + stretch, count)):
-                if place == start:
-                    kept: list[Tensor] = []
-                state, inner = self.steps[place].forward(state, shares[place], samples)
-                kept.append(inner)
+            state, kept = self._walk(state, samples, matrices, stretch)
         towards = gradient[:, self.places.to(gradient.device)].t()  # (observables, samples)
         to_coefficients += torch.mm(towards, state.t())
         adjoint = torch.mm(coefficients.t(), towards)
-        for start, first in zip(starts[::-1], begun[::-1], strict=True):
-            end = min(start + stretch, count)
-            if end < count:
-                kept, state = [], first
-                for place in range(start, end):
-                    state, inner = self.steps[place].forward(state, shares[place], samples)
-                    kept.append(inner)
-            for place in range(end - 1, start - 1, -1):
-                adjoint = self.steps[place].backward(adjoint, kept.pop(), shares[place], samples, to_blocks)
+        for stretch, first in zip(reversed(stretches), reversed(begun), strict=True):
+            if stretch is not stretches[-1]:
+                _, kept = self._walk(first, samples, matrices, stretch)
+            for place in reversed(stretch):
+                adjoint = self.steps[place].backward(adjoint, kept.pop(), matrices[place], samples, to_matrices[place])
         self.leaves.add(_product_backward(adjoint[None], tree), to_features)

@@ -21,17 +21,13 @@ from qpeft.simulators.pauli_lowering import Matrix, Table
 class Matrices:
     """What :meth:`MatrixTable.build` computes: the matrices, and what its gradient needs."""
 
-    blocks: Tensor  # (blocks, 4, 4, 4, 4): letters of the two wires afterwards, then before
+    blocks: Tensor  # (blocks, 16, 16): letters of the two wires afterwards, then before
     runs: Tensor  # (runs, 4, 4)
     angles: Tensor  # of one-wire factors, then of two-wire factors
     factors: Tensor  # (runs, depth, 4, 4)
     products: list[Tensor]  # of the first 1, 2, ... factors: (runs, 4, 4)
     pairs: Tensor  # run ⊗ run: (blocks, 16, 16)
     pair_factors: Tensor  # (pair factors, 16, 16)
-
-    def gradients(self) -> tuple[Tensor, Tensor]:
-        """Zeros to collect gradients of blocks and of runs in."""
-        return torch.zeros_like(self.blocks), torch.zeros_like(self.runs)
 
 
 class MatrixTable:
@@ -74,16 +70,16 @@ class MatrixTable:
         if len(self.paired):
             paired = self.paired.to(device)
             blocks = pairs.index_copy(0, paired, torch.bmm(pair_factors, pairs[paired]))
-        return Matrices(blocks.view(-1, 4, 4, 4, 4), runs, angles, factors, products, pairs, pair_factors)
+        return Matrices(blocks, runs, angles, factors, products, pairs, pair_factors)
 
     def backward(self, built: Matrices, blocks: Tensor, runs: Tensor) -> Tensor:
-        """From gradients of blocks and runs to those of the weights ``(n_weights,)``; spoils its arguments."""
+        """From gradients of blocks and runs, which it spoils, to those of the weights ``(n_weights,)``."""
         device = runs.device
         angles = built.angles
         one, two = angles[: self.n_factors], angles[self.n_factors :]
         slopes = torch.zeros_like(angles)
         if len(blocks):
-            pairs = blocks.view(-1, 16, 16)
+            pairs = blocks
             if len(self.paired):
                 paired = self.paired.to(device)
                 gradient = pairs[paired]

@@ -1,10 +1,12 @@
 r"""Observables pulled back through what all samples share: ``c -> c R`` for every block, once per call.
 
-Data layout: the coefficients of a group of cones with equal structure are one matrix ``(cones, elements)``. Its axes
-are the observables and the wires, in an order that every step knows. A step contracts its wires in front and puts them
-back at the end, so that a layer on all wires in order needs no copy::
+Data layout: the coefficients of a group of cones with equal structure are one matrix ``(rows, elements)`` with a row
+for each observable of each cone. Its columns are the axes of the wires, in an order that every step knows. A step
+contracts its wires in front and puts them back at the end, so that a layer on all wires in order needs no copy::
 
-    (cones, after, rest) -> (cones, rest, before)           after, before: letters of the step's wires
+    (rows, after, rest) -> (rows, rest, before)             after, before: letters of the step's wires
+
+The matrices of all steps are collected from the blocks, cut to the letters that occur, by one operation.
 """
 
 from __future__ import annotations
@@ -20,27 +22,35 @@ from torch import Tensor
 
 from qpeft.simulators.pauli_lowering import Block, Cone, ConeStep, Matrix, Shuffle, Sizes
 
-_OBSERVABLES = -1  # name of the observables' axis among those of the wires
 _PRECISE_ELEMENTS = 1 << 16  # up to here float64 costs nothing worth saving
+NO_MATRIX = torch.zeros(1, 0, 0, dtype=torch.int64, device="cpu")
+_CACHED_ELEMENTS = 1 << 18  # of the rows that are worked on at once
+_KEPT_ELEMENTS = 1 << 23  # kept for the backward pass; where there are more, steps are walked again
+_BLOCK = np.arange(256).reshape(4, 4, 4, 4)  # letters of the two wires afterwards, then before
 
 
 @dataclass
 class Layout:
-    """Order and sizes of the axes of coefficients."""
+    """Order and sizes of the axes of a cone's wires."""
 
     order: list[int]
     sizes: dict[int, int]
 
     def bring(self, front: Sequence[int]) -> Permutation | None:
-        """Put these axes first; ``None`` where they are."""
+        """Put these axes first, and after them those that followed; ``None`` if they are first."""
         if self.order[: len(front)] == list(front):
             return None
-        order = [*front, *(axis for axis in self.order if axis not in front)]
+        place = self.order.index(front[-1])
+        order = [*front, *(axis for axis in self.order[place:] + self.order[:place] if axis not in front)]
         permutation = Permutation(
             tuple(self.sizes[axis] for axis in self.order), tuple(self.order.index(axis) for axis in order)
         )
         self.order = order
         return permutation
+
+    def resize(self, axes: Sequence[int | None], sizes: Sizes) -> None:
+        """New sizes of some axes; a wire outside the cone has none."""
+        self.sizes.update({axis: size for axis, size in zip(axes, sizes, strict=True) if axis is not None})
 
 
 @dataclass(frozen=True)
@@ -65,92 +75,100 @@ class Permutation:
         )
 
 
-def cut(blocks: Tensor, after: Sizes, before: Sizes) -> Tensor:
-    """The part of ``(blocks, 4, 4, 4, 4)`` with the letters that occur; on one wire the second has only I."""
-    (a, b), (c, d) = ((*sizes, 1)[:2] for sizes in (after, before))
-    return blocks[:, :a, :b, :c, :d]
+def entries(step: ConeStep) -> NDArray[np.int64]:
+    """Where a step's matrix ``(letters after, letters before)`` is found in the table ``(blocks, 4, 4, 4, 4)``."""
+    assert isinstance(step.piece, Block)
+    (a, b), (c, d) = ((*sizes, 1)[:2] for sizes in (step.after, step.before))
+    return 256 * step.piece.index + _BLOCK[:a, :b, :c, :d].reshape(a * b, c * d)
 
 
 class _Pull:
     """One block, with one matrix for each cone."""
 
     def __init__(self, step: ConeStep, layout: Layout) -> None:
-        assert isinstance(step.piece, Block)
         axes = [axis for axis in step.axes if axis is not None]
         self.permutation = layout.bring(axes)
-        self.before, self.after = step.before, step.after
-        self.numbers = torch.tensor([step.piece.index], device="cpu")
-        for axis, size in zip(step.axes, step.before, strict=True):
-            if axis is not None:
-                layout.sizes[axis] = size
+        self.entries = torch.from_numpy(entries(step))[None]  # (cones, after, before)
+        layout.resize(step.axes, step.before)
         layout.order = layout.order[len(axes) :] + axes
         self.signature: tuple[object, ...] = (step.axes, step.before, step.after)
 
-    def share(self, blocks: Tensor) -> Tensor:
-        """The matrices of all cones: (cones, after, before)."""
-        if len(self.numbers) == 1:  # a view
-            number = int(self.numbers[0])
-            chosen = blocks[number : number + 1]
-        else:
-            chosen = blocks[self.numbers.to(blocks.device)]
-        return cut(chosen, self.after, self.before).reshape(len(chosen), math.prod(self.after), -1)
+    def join(self, others: Sequence[_Pull]) -> None:
+        """Take over the matrices of the same step of other cones."""
+        self.entries = torch.cat([self.entries, *(other.entries for other in others)])
 
-    def forward(self, coefficients: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, coefficients: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor]:
         """Pulled-back coefficients, and what the gradient of the matrices needs."""
         if self.permutation is not None:
             coefficients = self.permutation.forward(coefficients, len(coefficients))
-        split = coefficients.view(len(coefficients), shared.shape[1], -1)  # (cones, after, rest)
-        pulled = torch.bmm(split.transpose(1, 2), shared)  # (cones, rest, before)
-        return pulled.view(len(coefficients), -1), split
+        split = coefficients.view(len(coefficients), matrices.shape[1], -1)  # (rows, after, rest)
+        own = self._by_row(matrices, len(split))
+        if own.shape[2] % 4:  # widths that matrix products are slow to write
+            pulled = torch.bmm(own.transpose(1, 2), split).transpose(1, 2).reshape(len(split), -1)
+        else:
+            pulled = torch.bmm(split.transpose(1, 2), own).view(len(split), -1)  # (rows, rest * before)
+        return pulled, split
 
-    def backward(self, gradient: Tensor, split: Tensor, shared: Tensor, to_blocks: Tensor) -> Tensor:
-        gradient = gradient.view(len(gradient), split.shape[2], -1)  # (cones, rest, before)
-        target = cut(to_blocks, self.after, self.before)
-        to_shared = torch.bmm(split, gradient).view(-1, *target.shape[1:])
-        target.index_add_(0, self.numbers.to(target.device), to_shared.to(target.dtype))
-        back = torch.bmm(shared, gradient.transpose(1, 2)).view(len(gradient), -1)
-        return back if self.permutation is None else self.permutation.backward(back, len(back))
+    def backward(self, gradient: Tensor, split: Tensor, matrices: Tensor, last: bool) -> tuple[Tensor, Tensor]:
+        """Gradients of the coefficients (not of the last ones, which are given) and of the matrices."""
+        rows = len(split)
+        gradient = gradient.view(rows, split.shape[2], -1).transpose(1, 2)  # (rows, before, rest)
+        if gradient.shape[1] % 4:
+            gradient = gradient.contiguous()
+            to_matrices = torch.bmm(gradient, split.transpose(1, 2)).transpose(1, 2)
+        else:
+            to_matrices = torch.bmm(split, gradient.transpose(1, 2))
+        if len(matrices) != rows:
+            to_matrices = to_matrices.reshape(len(matrices), -1, *matrices.shape[1:]).sum(1)
+        if last:
+            return gradient, to_matrices
+        back = torch.bmm(self._by_row(matrices, rows), gradient).view(rows, -1)
+        if self.permutation is not None:
+            back = self.permutation.backward(back, rows)
+        return back, to_matrices
 
-    def join(self, others: Sequence[_Pull]) -> None:
-        """Take over the matrices of the same step of other cones."""
-        self.numbers = torch.cat([self.numbers, *(other.numbers for other in others)])
+    @staticmethod
+    def _by_row(matrices: Tensor, rows: int) -> Tensor:
+        """``(cones, after, before) -> (rows, after, before)``."""
+        if len(matrices) == rows:
+            return matrices
+        return matrices[:, None].expand(-1, rows // len(matrices), -1, -1).reshape(rows, *matrices.shape[1:])
 
 
 class _Gather:
     """A run of shuffles: every coefficient comes from one other, times a number."""
 
+    entries = NO_MATRIX
+
     def __init__(self, steps: Sequence[ConeStep], layout: Layout) -> None:
-        self.permutation = layout.bring([_OBSERVABLES])
-        wires = layout.order[1:]
-        self.n_observables = layout.sizes[_OBSERVABLES]
-        route = trace(steps, tuple(layout.sizes[wire] for wire in range(len(wires))))
-        image = route.images(wires)
+        route = trace(steps, tuple(layout.sizes[wire] for wire in range(len(layout.order))))
+        image = route.images(layout.order)
         origin, found = route.origins(image)
-        self.image, self.origin = torch.from_numpy(image), torch.from_numpy(origin)
+        self.image, self.origin = torch.from_numpy(image)[None], torch.from_numpy(origin)[None]
         self.factor, self.found = torch.from_numpy(route.factor)[None], torch.from_numpy(found)  # (cones, elements)
+        self.all_found = bool(found.all())
         self.signature: tuple[object, ...] = (image.tobytes(), found.tobytes())
-        layout.sizes.update(enumerate(route.before))
-        layout.order = [_OBSERVABLES, *range(len(wires))]
-
-    def share(self, blocks: Tensor) -> Tensor:
-        """The numbers: (cones, 1, elements)."""
-        return self.factor[:, None].to(blocks.device)
-
-    def forward(self, coefficients: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
-        if self.permutation is not None:
-            coefficients = self.permutation.forward(coefficients, len(coefficients))
-        split = coefficients.view(len(coefficients), self.n_observables, -1)
-        pulled = split.index_select(2, self.image.to(split.device)) * shared
-        return pulled.view(len(coefficients), -1), coefficients
-
-    def backward(self, gradient: Tensor, split: Tensor, shared: Tensor, to_blocks: Tensor) -> Tensor:
-        scaled = gradient.view(len(gradient), self.n_observables, -1) * shared
-        back = scaled.index_select(2, self.origin.to(scaled.device)) * self.found.to(scaled)
-        back = back.view(len(gradient), -1)
-        return back if self.permutation is None else self.permutation.backward(back, len(back))
+        layout.sizes = dict(enumerate(route.before))
+        layout.order = list(range(len(layout.order)))
 
     def join(self, others: Sequence[_Gather]) -> None:
         self.factor = torch.cat([self.factor, *(other.factor for other in others)])
+
+    def forward(self, coefficients: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor]:
+        pulled = coefficients.gather(1, self.image.to(coefficients.device).expand(len(coefficients), -1))
+        return self._scale(pulled), coefficients
+
+    def backward(self, gradient: Tensor, split: Tensor, matrices: Tensor, last: bool) -> tuple[Tensor, Tensor]:
+        scaled = self._scale(gradient.clone())
+        back = scaled.gather(1, self.origin.to(scaled.device).expand(len(scaled), -1))
+        if not self.all_found:
+            back *= self.found.to(back)
+        return back, matrices
+
+    def _scale(self, coefficients: Tensor) -> Tensor:
+        factor = self.factor.to(coefficients)
+        coefficients.view(len(factor), -1, factor.shape[1]).mul_(factor[:, None])
+        return coefficients
 
 
 @dataclass(frozen=True)
@@ -206,10 +224,9 @@ class Tail:
     """The tails of cones with equal structure; what is constant next to the observables is multiplied into them."""
 
     def __init__(self, cone: Cone) -> None:
-        k = len(cone.wires)
-        layout = Layout([_OBSERVABLES, *range(k)], {_OBSERVABLES: len(cone.places), **dict(enumerate(cone.sizes))})
+        layout = Layout(list(range(len(cone.wires))), dict(enumerate(cone.sizes)))
         self.cones = [cone]
-        self.vectors = torch.from_numpy(cone.vectors).reshape(1, -1)  # (cones, elements)
+        self.vectors = torch.from_numpy(cone.vectors)  # (rows, elements)
         self.steps: list[_Pull | _Gather] = []
         left = list(cone.tail)
         while left:
@@ -217,21 +234,15 @@ class Tail:
             while left and isinstance(left[-1].piece, Shuffle):
                 shuffles.insert(0, left.pop())
             if shuffles:
-                gather = _Gather(shuffles, layout)
-                self._add(gather, gather.factor[:, None])
-                continue
-            pull = _Pull(left[-1], layout)
-            piece = left.pop().piece
-            assert isinstance(piece, Block)
-            constant = None
-            if piece.constant is not None:
-                wide = torch.zeros(1, 4, 4, 4, 4, dtype=torch.float64, device="cpu")
-                whole = cut(wide, (4,) * len(piece.wires), (4,) * len(piece.wires))
-                whole.copy_(torch.from_numpy(piece.constant).view(whole.shape))
-                constant = cut(wide, pull.after, pull.before).reshape(1, math.prod(pull.after), -1)
-            self._add(pull, constant)
-        self.last = layout.bring([_OBSERVABLES, *range(k)])
-        self.signature: tuple[object, ...] = (len(cone.places), cone.cut_sizes, self.vectors.shape[1])
+                self._add(_Gather(shuffles, layout), torch.empty(0, device="cpu"))
+            else:
+                step = left.pop()
+                self._add(_Pull(step, layout), _constant(step))
+        self.last = layout.bring(range(len(cone.wires)))
+        if self.steps and isinstance(self.steps[0], _Pull) and self.steps[0].permutation is not None:
+            self.vectors = self.steps[0].permutation.forward(self.vectors, len(self.vectors))
+            self.steps[0].permutation = None
+        self.signature: tuple[object, ...] = (len(cone.places), cone.cut_sizes, self.vectors.shape)
         self.signature += tuple(step.signature for step in self.steps)
 
     def _add(self, step: _Pull | _Gather, constant: Tensor | None) -> None:
@@ -240,38 +251,78 @@ class Tail:
         else:
             self.vectors = step.forward(self.vectors, constant)[0]
 
-    @property
-    def n_observables(self) -> int:
-        return len(self.cones[0].places)
-
     def join(self, others: Sequence[Tail]) -> None:
         """Take in tails with the same signature."""
         self.cones = [cone for tail in (self, *others) for cone in tail.cones]
         self.vectors = torch.cat([self.vectors, *(tail.vectors for tail in others)])
         for place, step in enumerate(self.steps):
-            step.join([tail.steps[place] for tail in others])  # type: ignore[misc, arg-type]  # steps of one kind
+            step.join([tail.steps[place] for tail in others])  # type: ignore[misc]  # steps of one kind
 
-    def forward(self, blocks: Tensor, dtype: torch.dtype) -> PulledBack:
-        """``(blocks, 4, 4, 4, 4) -> `` coefficients where the tail begins."""
-        elements = len(self.cones) * self.n_observables * self.cones[0].elements
-        dtype = torch.float64 if elements <= _PRECISE_ELEMENTS else dtype
-        coefficients = self.vectors.to(device=blocks.device, dtype=dtype)
-        kept, shares = [], []
-        for step in self.steps:
-            shares.append(step.share(blocks).to(dtype))
-            coefficients, inner = step.forward(coefficients, shares[-1])
-            kept.append(inner)
+    @property
+    def entries(self) -> list[Tensor]:
+        """For every step the places of its numbers among those of the blocks: (cones, after, before)."""
+        return [step.entries for step in self.steps]
+
+    def forward(self, matrices: Sequence[Tensor], like: Tensor, keep: bool) -> PulledBack:
+        """From the matrices of the steps to the coefficients where the tail begins, as precise as ``like`` or more."""
+        elements = len(self.vectors) * self.cones[0].elements
+        precise = elements <= _PRECISE_ELEMENTS
+        keep = keep and elements * len(self.steps) <= _KEPT_ELEMENTS
+        dtype = torch.float64 if precise else like.dtype
+        matrices = [matrix.to(dtype) for matrix in matrices]
+        parts = self.vectors.to(device=like.device, dtype=dtype).split(self._rows())
+        walked = [self._walk(part, matrices, keep) for part in parts]
+        coefficients = torch.cat([found for found, _ in walked]) if len(parts) > 1 else walked[0][0]
+        split = coefficients.view(len(self.cones), -1, coefficients.shape[1])
+        return PulledBack(split, parts, [kept for _, kept in walked], matrices)
+
+    def _rows(self) -> int:
+        """How many rows to work on at once: all, or as many as stay in a core's cache."""
+        fitting = max(1, _CACHED_ELEMENTS // self.cones[0].elements)
+        return fitting if len(self.cones) == 1 else len(self.vectors)
+
+    def _walk(self, coefficients: Tensor, matrices: Sequence[Tensor], keep: bool) -> tuple[Tensor, list[Tensor]]:
+        """Through all steps; what their gradients need is kept or not."""
+        kept = []
+        for step, own in zip(self.steps, matrices, strict=True):
+            coefficients, inner = step.forward(coefficients, own)
+            if keep:
+                kept.append(inner)
         if self.last is not None:
             coefficients = self.last.forward(coefficients, len(coefficients))
-        return PulledBack(coefficients.view(len(self.cones), self.n_observables, -1), kept, shares)
+        return coefficients, kept
 
-    def backward(self, gradient: Tensor, pulled: PulledBack, to_blocks: Tensor) -> None:
-        """From the gradient of the coefficients to those of the blocks."""
-        gradient = gradient.to(pulled.coefficients.dtype).reshape(len(self.cones), -1)
+    def backward(self, gradient: Tensor, pulled: PulledBack) -> list[Tensor]:
+        """From the gradient of the coefficients to those of the steps' matrices."""
+        gradient = gradient.to(pulled.coefficients.dtype).reshape(len(self.vectors), -1)
+        total: list[Tensor] = []
+        start = 0
+        for part, kept in zip(pulled.parts, pulled.kept, strict=True):
+            own = gradient[start : start + len(part)]
+            start += len(part)
+            if not kept:
+                _, kept = self._walk(part, pulled.matrices, True)
+            found = self._walk_back(own, kept, pulled.matrices)
+            total = found if not total else [a + b for a, b in zip(total, found, strict=True)]
+        return total
+
+    def _walk_back(self, gradient: Tensor, kept: list[Tensor], matrices: Sequence[Tensor]) -> list[Tensor]:
         if self.last is not None:
             gradient = self.last.backward(gradient, len(gradient))
-        for step, inner, shared in zip(self.steps[::-1], pulled.kept[::-1], pulled.shares[::-1], strict=True):
-            gradient = step.backward(gradient, inner, shared, to_blocks)
+        found = []
+        for place in range(len(self.steps) - 1, -1, -1):
+            gradient, to_matrices = self.steps[place].backward(gradient, kept.pop(), matrices[place], place == 0)
+            found.append(to_matrices)
+        return found[::-1]
+
+
+def _constant(step: ConeStep) -> Tensor | None:
+    """The matrix of a constant block, cut to the letters that occur: (1, after, before)."""
+    assert isinstance(step.piece, Block)
+    if step.piece.constant is None:
+        return None
+    wide = step.piece.constant if len(step.axes) == 2 else np.kron(step.piece.constant, np.eye(4))
+    return torch.from_numpy(wide.ravel()[entries(step) - 256 * step.piece.index])[None]
 
 
 @dataclass
@@ -279,5 +330,6 @@ class PulledBack:
     """Coefficients of observables (cones, observables, elements), and what their gradient needs."""
 
     coefficients: Tensor
-    kept: list[Tensor]
-    shares: list[Tensor]
+    parts: Sequence[Tensor]  # of the rows before the first step
+    kept: list[list[Tensor]]  # for every part
+    matrices: list[Tensor]
