@@ -90,6 +90,7 @@ class Arena {
  public:
   ~Arena() { release(); }
   void *reserve(size_t bytes) {
+    if (bytes == 0) bytes = 1;  // null stands for lack of memory
     if (bytes > size_) {
       release();
 #if defined(_WIN32)
@@ -188,8 +189,17 @@ void run_share(void *context, int share, int n_shares) {
   work_arena.trim();
 }
 
-int64_t run(const Call &call, bool is_double, bool backward, int n_threads, double *to_weights) {
+// Weights and their gradients, of either type.
+double read_weight(const void *weights, bool is_double, int k) {
+  return is_double ? static_cast<const double *>(weights)[k] : static_cast<const float *>(weights)[k];
+}
+
+int64_t run(Call &call, bool is_double, bool backward, int n_threads, const void *weights, bool double_weights,
+            void *to_weights) {
   const qpeft::Plan &plan = *call.plan;
+  std::vector<double> exact_weights(plan.n_weights);
+  for (int k = 0; k < plan.n_weights; ++k) exact_weights[k] = read_weight(weights, double_weights, k);
+  call.weights = exact_weights.data();
   const KernelFunctions &functions = is_double ? kernel().f64 : kernel().f32;
   void *shared = shared_arena.reserve(functions.shared_bytes(plan));
   if (!shared) return kMemory;
@@ -210,14 +220,21 @@ int64_t run(const Call &call, bool is_double, bool backward, int n_threads, doub
   for (const int64_t status : work.status)
     if (status != kDone) return status;
   if (backward) {
-    for (int k = 0; k < plan.n_weights; ++k) to_weights[k] = 0;
+    exact_weights.assign(plan.n_weights, 0.0);  // from here on their gradients
     for (int j = 0; j < plan.n_angles; ++j) {
       const qpeft::Angle &angle = plan.angles[j];
       if (!angle.n_weights) continue;
       double gradient = 0;
       for (int share = 0; share < n_threads; ++share)
         gradient += work.angle_gradient[static_cast<size_t>(share) * plan.n_angles + j];
-      for (int i = 0; i < angle.n_weights; ++i) to_weights[angle.weights[i]] += angle.weight_factors[i] * gradient;
+      for (int i = 0; i < angle.n_weights; ++i) exact_weights[angle.weights[i]] += angle.weight_factors[i] * gradient;
+    }
+    for (int k = 0; k < plan.n_weights; ++k) {
+      if (double_weights) {
+        static_cast<double *>(to_weights)[k] = exact_weights[k];
+      } else {
+        static_cast<float *>(to_weights)[k] = static_cast<float>(exact_weights[k]);
+      }
     }
   }
   shared_arena.trim();
@@ -227,7 +244,7 @@ int64_t run(const Call &call, bool is_double, bool backward, int n_threads, doub
 }  // namespace
 
 /// Number of this interface; it grows when a function's arguments or meaning change.
-QPEFT_EXPORT int qpeft_native_abi() { return 2; }
+QPEFT_EXPORT int qpeft_native_abi() { return 3; }
 
 /// Name of the instruction set in use.
 QPEFT_EXPORT const char *qpeft_native_isa() { return kernel().name; }
@@ -263,15 +280,16 @@ QPEFT_EXPORT int64_t qpeft_plan_bytes(const void *plan, int is_double, int backw
 
 QPEFT_EXPORT void qpeft_plan_destroy(void *plan) { delete static_cast<OwnedPlan *>(plan); }
 
-/// Expectations (batch, n_outputs) of inputs (batch, n_inputs) with strides in elements.
+/// Expectations (batch, n_outputs) of inputs (batch, n_inputs) with strides in elements. Weights are dense, and double or
+/// float whatever the inputs are.
 /// Returns -1; else the first sample with an angle that is not finite, -2 for such weights, -3 for lack of memory.
 QPEFT_EXPORT int64_t qpeft_forward(const void *plan, int is_double, int64_t batch, const void *inputs,
-                                   int64_t input_row, int64_t input_column, const double *weights, void *outputs,
-                                   int n_threads) {
+                                   int64_t input_row, int64_t input_column, int double_weights,
+                                   const void *weights, void *outputs, int n_threads) {
   try {
-    Call call{&static_cast<const OwnedPlan *>(plan)->plan, batch, inputs, input_row, input_column, weights,
+    Call call{&static_cast<const OwnedPlan *>(plan)->plan, batch, inputs, input_row, input_column, nullptr,
               nullptr, 0, 0, outputs, nullptr};
-    return run(call, is_double != 0, false, n_threads, nullptr);
+    return run(call, is_double != 0, false, n_threads, weights, double_weights != 0, nullptr);
   } catch (const std::bad_alloc &) {
     return kMemory;
   }
@@ -280,12 +298,12 @@ QPEFT_EXPORT int64_t qpeft_forward(const void *plan, int is_double, int64_t batc
 /// Gradients for inputs (batch, n_inputs) and weights (n_weights) from those of the outputs; returns as forward does.
 QPEFT_EXPORT int64_t qpeft_backward(const void *plan, int is_double, int64_t batch, const void *gradient,
                                     int64_t gradient_row, int64_t gradient_column, const void *inputs,
-                                    int64_t input_row, int64_t input_column, const double *weights, void *to_inputs,
-                                    double *to_weights, int n_threads) {
+                                    int64_t input_row, int64_t input_column, int double_weights,
+                                    const void *weights, void *to_inputs, void *to_weights, int n_threads) {
   try {
-    Call call{&static_cast<const OwnedPlan *>(plan)->plan, batch, inputs, input_row, input_column, weights,
+    Call call{&static_cast<const OwnedPlan *>(plan)->plan, batch, inputs, input_row, input_column, nullptr,
               gradient, gradient_row, gradient_column, nullptr, to_inputs};
-    return run(call, is_double != 0, true, n_threads, to_weights);
+    return run(call, is_double != 0, true, n_threads, weights, double_weights != 0, to_weights);
   } catch (const std::bad_alloc &) {
     return kMemory;
   }

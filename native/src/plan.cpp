@@ -1,5 +1,6 @@
 #include "plan.h"
 
+#include <climits>
 #include <memory>
 #include <vector>
 
@@ -8,30 +9,46 @@
 namespace qpeft {
 namespace {
 
+constexpr int kMaxQubits = 26;  // offsets of slots in bytes, 64 for each, are kept in 32 bits
+
+// Reads the next numbers. Whatever indexes memory later is checked here, so that the kernels need not do it.
 class Reader {
  public:
   Reader(OwnedPlan &owner, const int64_t *ints, size_t n_ints, const double *numbers, size_t n_numbers)
       : owner_(owner), next_(ints), end_(ints + n_ints), number_(numbers), number_end_(numbers + n_numbers) {}
 
+  void fail() { failed_ = true; }
+  void require(bool condition) {
+    if (!condition) fail();
+  }
   int64_t integer() {
     if (next_ == end_) {
-      failed_ = true;
+      fail();
       return 0;
     }
     return *next_++;
   }
+  // A whole number from `least` to `limit` - 1.
+  int between(int64_t least, int64_t limit) {
+    const int64_t value = integer();
+    if (value >= least && value < limit) return static_cast<int>(value);
+    fail();
+    return static_cast<int>(least);
+  }
+  int below(int64_t limit) { return between(0, limit); }
+  uint32_t mask(int n_qubits) { return static_cast<uint32_t>(below(int64_t{1} << n_qubits)); }
   // A count of things that take at least one integer each, so that a wrong one cannot ask for much memory.
   int count() {
     const int64_t value = integer();
     if (value < 0 || value > end_ - next_) {
-      failed_ = true;
+      fail();
       return 0;
     }
     return static_cast<int>(value);
   }
   double number() {
     if (number_ == number_end_) {
-      failed_ = true;
+      fail();
       return 0;
     }
     return *number_++;
@@ -40,14 +57,14 @@ class Reader {
   T *array(size_t size) {
     return static_cast<T *>(owner_.allocate(size * sizeof(T)));
   }
-  const int64_t *integers(int size) {
+  const int64_t *indices(int size, int64_t limit) {
     int64_t *values = array<int64_t>(size);
-    for (int i = 0; i < size; ++i) values[i] = integer();
+    for (int i = 0; i < size; ++i) values[i] = below(limit);
     return values;
   }
-  const uint32_t *slots(int size) {
+  const uint32_t *slots(int size, int n_qubits) {
     uint32_t *values = array<uint32_t>(size);
-    for (int i = 0; i < size; ++i) values[i] = static_cast<uint32_t>(integer());
+    for (int i = 0; i < size; ++i) values[i] = mask(n_qubits);
     return values;
   }
   const double *numbers(int size) {
@@ -64,31 +81,32 @@ class Reader {
   bool failed_ = false;
 };
 
-void read_angle(Reader &r, Angle &angle) {
+void read_angle(Reader &r, Angle &angle, const Plan &plan) {
+  angle.in_sweeps = false;
   angle.constant = r.number();
   angle.n_inputs = r.count();
-  angle.inputs = r.integers(angle.n_inputs);
+  angle.inputs = r.indices(angle.n_inputs, plan.n_inputs);
   angle.input_factors = r.numbers(angle.n_inputs);
   angle.n_weights = r.count();
-  angle.weights = r.integers(angle.n_weights);
+  angle.weights = r.indices(angle.n_weights, plan.n_weights);
   angle.weight_factors = r.numbers(angle.n_weights);
 }
 
-Turn read_turn(Reader &r) {
+Turn read_turn(Reader &r, const Plan &plan, int n_qubits) {
   Turn turn;
-  turn.angle = static_cast<int>(r.integer());
-  turn.flip = static_cast<uint32_t>(r.integer());
-  turn.parity = static_cast<uint32_t>(r.integer());
-  turn.odd = static_cast<int>(r.integer());
+  turn.angle = r.below(plan.n_angles);
+  turn.flip = r.mask(n_qubits);
+  turn.parity = r.mask(n_qubits);
+  turn.odd = r.below(2);
   return turn;
 }
 
-void read_op(Reader &r, Op &op, Plan &plan, int n_qubits) {
+void read_op(Reader &r, Op &op, Plan &plan, Angle *angles, int n_qubits) {
   op = Op{};
-  op.kind = static_cast<int>(r.integer());
-  op.complex_in = r.integer();
-  op.complex_out = r.integer();
-  op.gradient_after = r.integer();
+  op.kind = r.below(OP_CONTROLLED + 1);
+  op.complex_in = r.below(2);
+  op.complex_out = r.below(2);
+  op.gradient_after = r.below(2);
   switch (op.kind) {
     case OP_SIGNS:
     case OP_TABLE:
@@ -99,43 +117,47 @@ void read_op(Reader &r, Op &op, Plan &plan, int n_qubits) {
       op.n_terms = r.count();
       PhaseTerm *terms = r.array<PhaseTerm>(op.n_terms);
       for (int i = 0; i < op.n_terms; ++i) {
-        terms[i].mask = static_cast<uint32_t>(r.integer());
-        terms[i].angle = static_cast<int>(r.integer());
-        terms[i].sign = r.integer() ? -1.0 : 1.0;
+        terms[i].mask = r.mask(n_qubits);
+        terms[i].angle = r.below(plan.n_angles);
+        terms[i].sign = r.below(2) ? -1.0 : 1.0;
       }
       op.terms = terms;
+      for (int i = 0; op.kind == OP_LANE_PHASE && i < op.n_terms; ++i) angles[terms[i].angle].in_sweeps = true;
       break;
     }
     default: {
       op.radix = r.count();
+      const int most = op.kind == OP_CONTROLLED ? 1 : plan.by_amplitudes ? op.radix : 4;
+      r.require(op.radix >= 1 && op.radix <= most);
       Turn *turns = r.array<Turn>(op.radix);
-      for (int i = 0; i < op.radix; ++i) turns[i] = read_turn(r);
+      for (int i = 0; i < op.radix; ++i) turns[i] = read_turn(r, plan, n_qubits);
       op.turns = turns;
+      for (int i = 0; i < op.radix; ++i) angles[turns[i].angle].in_sweeps = true;
       for (unsigned member = 0; op.radix <= 4 && member < 1u << op.radix; ++member)
         for (int i = 0; i < op.radix; ++i)
           if (member >> i & 1) op.offsets[member] ^= turns[i].flip;
       if (op.kind == OP_CONTROLLED) {
-        op.control = static_cast<uint32_t>(r.integer());
-        op.control_odd = static_cast<int>(r.integer());
+        op.control = r.mask(n_qubits);
+        op.control_odd = r.below(2);
       }
       op.n_bases = r.count();
-      op.bases = r.slots(op.n_bases);
+      op.bases = r.slots(op.n_bases, n_qubits);
     }
   }
 }
 
-void read_part(Reader &r, Part &part, Plan &plan) {
+void read_part(Reader &r, Part &part, Plan &plan, Angle *angles) {
   part = Part{};
-  part.n_qubits = r.count();
-  part.complex_product = r.integer();
-  part.complex_end = r.integer();
+  part.n_qubits = r.between(plan.by_amplitudes ? 4 : 1, kMaxQubits + 1);  // 4: at least one vector of any kind
+  part.complex_product = r.below(2);
+  part.complex_end = r.below(2);
   Chain *chains = r.array<Chain>(part.n_qubits);
   for (int wire = 0; wire < part.n_qubits; ++wire) {
     const int size = r.count();
     ChainElement *elements = r.array<ChainElement>(size);
     for (int i = 0; i < size; ++i) {
-      elements[i].kind = static_cast<int>(r.integer());
-      elements[i].angle = static_cast<int>(r.integer());
+      elements[i].kind = r.below(CHAIN_PHASE + 1);
+      elements[i].angle = r.below(plan.n_angles);
     }
     chains[wire] = {size, elements};
     if (size > part.max_chain) part.max_chain = size;
@@ -143,28 +165,31 @@ void read_part(Reader &r, Part &part, Plan &plan) {
   part.chains = chains;
   part.n_ops = r.count();
   Op *ops = r.array<Op>(part.n_ops);
-  for (int i = 0; i < part.n_ops; ++i) read_op(r, ops[i], plan, part.n_qubits);
+  for (int i = 0; i < part.n_ops; ++i) read_op(r, ops[i], plan, angles, part.n_qubits);
   part.ops = ops;
-  part.n_buffers = static_cast<int>(r.integer());
+  part.n_buffers = r.between(1, int64_t{part.n_ops} + 2);
   int *buffer_of = r.array<int>(part.n_ops + 1);
-  for (int i = 0; i <= part.n_ops; ++i) buffer_of[i] = static_cast<int>(r.integer());
+  for (int i = 0; i <= part.n_ops; ++i) buffer_of[i] = r.between(-part.n_buffers, part.n_buffers);
+  r.require(part.n_ops == 0 || buffer_of[part.n_ops] >= 0);  // the search for a kept state ends there
   part.buffer_of = buffer_of;
   part.first_value = plan.n_values;
   part.n_values = r.count();
   plan.n_values += part.n_values;
   Value *values = r.array<Value>(part.n_values);
   for (int i = 0; i < part.n_values; ++i) {
-    values[i].flips = static_cast<uint32_t>(r.integer());
-    values[i].signs = static_cast<uint32_t>(r.integer());
-    values[i].n_y = static_cast<int>(r.integer());
-    values[i].sign = r.integer() ? -1.0 : 1.0;
-    values[i].basis_bit = static_cast<int>(r.integer());
+    values[i].flips = r.mask(part.n_qubits);
+    values[i].signs = r.mask(part.n_qubits);
+    values[i].n_y = r.below(4);
+    values[i].sign = r.below(2) ? -1.0 : 1.0;
+    values[i].basis_bit = r.between(-1, part.n_qubits);
     if (values[i].basis_bit < 0) ++part.n_signs_values;
   }
   part.values = values;
-  part.basis_rank = static_cast<int>(r.integer());
+  part.basis_rank = r.below(part.n_qubits + 1);
   const int n_order = r.count();
-  part.order = r.slots(n_order);
+  const bool ordered = part.basis_rank > 0 || plan.probabilities;
+  r.require(!ordered || n_order == int64_t{1} << part.n_qubits);
+  part.order = r.slots(n_order, part.n_qubits);
   if (part.n_qubits > plan.max_qubits) plan.max_qubits = part.n_qubits;
 }
 
@@ -179,27 +204,34 @@ std::unique_ptr<OwnedPlan> read_plan(const int64_t *ints, size_t n_ints, const d
   auto owner = std::make_unique<OwnedPlan>();
   Plan &plan = owner->plan;
   Reader r(*owner, ints, n_ints, numbers, n_numbers);
-  plan.n_inputs = static_cast<int>(r.integer());
-  plan.n_weights = static_cast<int>(r.integer());
-  plan.by_amplitudes = r.integer();
-  plan.probabilities = r.integer();
-  plan.n_shared = static_cast<int>(r.integer());
+  plan.n_inputs = r.below(INT_MAX);
+  plan.n_weights = r.below(INT_MAX);
+  plan.by_amplitudes = r.below(2);
+  plan.probabilities = r.below(2);
+  plan.n_shared = r.below(INT_MAX);
   plan.n_angles = r.count();
+  r.require(plan.n_shared <= plan.n_angles);
   Angle *angles = r.array<Angle>(plan.n_angles);
-  for (int i = 0; i < plan.n_angles; ++i) read_angle(r, angles[i]);
+  for (int i = 0; i < plan.n_angles; ++i) {
+    read_angle(r, angles[i], plan);
+    r.require(i >= plan.n_shared || angles[i].n_inputs == 0);
+  }
   plan.angles = angles;
   plan.n_parts = r.count();
+  r.require(plan.n_parts == 1 || !(plan.by_amplitudes || plan.probabilities));
   Part *parts = r.array<Part>(plan.n_parts);
-  for (int i = 0; i < plan.n_parts; ++i) read_part(r, parts[i], plan);
+  for (int i = 0; i < plan.n_parts; ++i) read_part(r, parts[i], plan, angles);
   plan.parts = parts;
   plan.n_outputs = r.count();
+  r.require(!plan.probabilities || plan.n_outputs == int64_t{1} << plan.max_qubits);
   int64_t *row = r.array<int64_t>(plan.n_outputs + 1);
   std::vector<int64_t> factors;
-  plan.simple_outputs = !plan.probabilities;
+  plan.simple_outputs = !plan.probabilities && plan.n_outputs == plan.n_values;
   row[0] = 0;
   for (int m = 0; m < plan.n_outputs; ++m) {
     const int size = r.count();
-    for (int i = 0; i < size; ++i) factors.push_back(r.integer());
+    r.require(size <= 1 || !plan.by_amplitudes);
+    for (int i = 0; i < size; ++i) factors.push_back(r.below(plan.n_values));
     row[m + 1] = static_cast<int64_t>(factors.size());
     if (size != 1 || factors.back() != m) plan.simple_outputs = false;
   }

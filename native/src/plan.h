@@ -14,6 +14,7 @@ namespace qpeft {
 struct Angle {
   double constant;
   int n_inputs, n_weights;
+  bool in_sweeps;  // whether a rotation or a phase of a whole state turns by it
   const int64_t *inputs, *weights;
   const double *input_factors, *weight_factors;
 };

@@ -28,8 +28,10 @@ struct SampleWorkspace {
   V *cos, *sin, *ratio;        // by angle; ratio is y of the rotation (x a - y b, x b + y a)
   bool *small;                 // by angle: some lane takes (c, s)
   V *x;                        // by input
-  V *angle_gradient;           // by angle
+  V *angle_gradient;           // by angle; of shared angles since the last flush, of others of this block
+  V *lane_sum;                 // by angle: sums of the latter that a weight needs, since the last flush
   V *values, *value_gradients;
+  V *outputs;                  // of a block, or their gradients
   V *factors;                  // scratch for products of values
   V *chain;                    // wires * (max_chain + 1) * 4: states of single wires
   V *product;                  // product state of the first k wires at 2^k, real then imaginary parts (2 * 2^(n+1))
@@ -40,7 +42,7 @@ struct SampleWorkspace {
   bool *rescaled;
   V *table_gradient;           // by element of the tables, since the last flush
   double *table_sum;           // by element of the tables
-  double *angle_sum;           // n_angles * lanes
+  double *angle_sum;           // by angle
   size_t state_stride;
 
   // Lays the memory out from `base`; returns the bytes it takes.
@@ -68,6 +70,7 @@ struct SampleWorkspace {
     take(small, plan.n_angles);
     take(x, plan.n_inputs);
     take(values, plan.n_values);
+    take(outputs, plan.n_outputs);
     take(factors, max_factors + 1);
     take(chain, chain_size);
     take(product, 4 * d);
@@ -82,7 +85,8 @@ struct SampleWorkspace {
       take(lambda, 2 * d);
       take(table_gradient, plan.table_size);
       take(table_sum, plan.table_size);
-      take(angle_sum, static_cast<size_t>(plan.n_angles) * kLanes<R>);
+      take(lane_sum, plan.n_angles);
+      take(angle_sum, plan.n_angles);
     }
     return used;
   }
@@ -120,24 +124,23 @@ class SampleKernel {
   int64_t backward(int64_t first, int64_t last, double *gradient) {
     std::memset(w_.table_gradient, 0, plan_.table_size * sizeof(V));
     std::memset(w_.table_sum, 0, plan_.table_size * sizeof(double));
-    std::memset(w_.angle_sum, 0, static_cast<size_t>(plan_.n_angles) * kWidth * sizeof(double));
+    std::memset(w_.angle_gradient, 0, plan_.n_angles * sizeof(V));
+    std::memset(w_.lane_sum, 0, plan_.n_angles * sizeof(V));
+    std::memset(w_.angle_sum, 0, plan_.n_angles * sizeof(double));
     for (int64_t block = first; block < last; ++block) {
       const int64_t wrong = load(block);
       if (wrong >= 0) return wrong;
-      std::memset(w_.angle_gradient, 0, plan_.n_angles * sizeof(V));
+      std::memset(w_.angle_gradient + plan_.n_shared, 0, (plan_.n_angles - plan_.n_shared) * sizeof(V));
       load_gradient(block);
       for (int p = 0; p < plan_.n_parts; ++p) {
         evolve(plan_.parts[p], true);
         differentiate(plan_.parts[p]);
       }
       store_gradient(block);
-      if ((block - first) % kFlush == kFlush - 1) flush_tables();
+      if ((block - first) % kFlush == kFlush - 1) flush();
     }
-    flush_tables();
-    for (int j = 0; j < plan_.n_angles; ++j) {
-      gradient[j] = 0;
-      for (int i = 0; i < kWidth; ++i) gradient[j] += w_.angle_sum[j * kWidth + i];
-    }
+    flush();
+    for (int j = 0; j < plan_.n_angles; ++j) gradient[j] = w_.angle_sum[j];
     collect_tables(plan_, w_.table_sum, gradient);
     return -1;
   }
@@ -152,11 +155,12 @@ class SampleKernel {
   // --- angles -------------------------------------------------------------------------------------------------
 
   void set_angle(int j, V c, V s) {
-    const Mask<R> small = (c < R{0} ? -c : c) < kSmallCosine;
     w_.cos[j] = c;
     w_.sin[j] = s;
+    if (!plan_.angles[j].in_sweeps) return;
+    const Mask<R> small = (c < R{0} ? -c : c) < kSmallCosine;
     w_.small[j] = any<R>(small);
-    w_.ratio[j] = small ? s : s / c;
+    w_.ratio[j] = w_.small[j] ? (small ? s : s / c) : s / c;
   }
   V own_factor(int j) const { return small_lanes(j) ? w_.cos[j] : splat(R{1}); }    // x of the rotation
   V scale_factor(int j) const { return small_lanes(j) ? splat(R{1}) : w_.cos[j]; }  // what `scale` takes
@@ -166,12 +170,12 @@ class SampleKernel {
     const int64_t start = block * kWidth, left = call_.batch - start;
     const int lanes = left < kWidth ? static_cast<int>(left) : kWidth;
     const R *inputs = static_cast<const R *>(call_.inputs) + start * call_.input_row;
-    for (int i = 0; i < plan_.n_inputs; ++i) {
-      R *to = reinterpret_cast<R *>(w_.x + i);
-      const R *from = inputs + i * call_.input_column;
-      if (lanes == kWidth) {
-        for (int k = 0; k < kWidth; ++k) to[k] = from[k * call_.input_row];
-      } else {
+    if (lanes == kWidth && call_.input_column == 1) {
+      load_columns<R>(inputs, call_.input_row, plan_.n_inputs, w_.x);
+    } else {
+      for (int i = 0; i < plan_.n_inputs; ++i) {
+        R *to = reinterpret_cast<R *>(w_.x + i);
+        const R *from = inputs + i * call_.input_column;
         for (int k = 0; k < kWidth; ++k) to[k] = from[(k < lanes ? k : 0) * call_.input_row];
       }
     }
@@ -649,6 +653,7 @@ class SampleKernel {
     const int64_t start = block * kWidth, left = call_.batch - start;
     const int lanes = left < kWidth ? static_cast<int>(left) : kWidth;
     R *out = static_cast<R *>(call_.outputs) + start * plan_.n_outputs;
+    const V *outputs = w_.outputs;
     if (plan_.probabilities) {
       const Part &part = plan_.parts[0];
       const Place place = boundary(part, part.n_ops, false);
@@ -657,56 +662,53 @@ class SampleKernel {
         const uint32_t s = part.order[m];
         V p = place.re[s] * place.re[s];
         if (part.complex_end) p += place.im[s] * place.im[s];
-        p *= square;
-        for (int k = 0; k < lanes; ++k) out[k * plan_.n_outputs + m] = p[k];
+        w_.outputs[m] = p * square;
       }
-      return;
-    }
-    for (int m = 0; m < plan_.n_outputs; ++m) {
-      V value;
-      if (plan_.simple_outputs) {
-        value = w_.values[m];
-      } else {
-        value = splat(R{1});
+    } else if (plan_.simple_outputs) {
+      outputs = w_.values;
+    } else {
+      for (int m = 0; m < plan_.n_outputs; ++m) {
+        V value = splat(R{1});
         for (int64_t f = plan_.row[m]; f < plan_.row[m + 1]; ++f) value *= w_.values[plan_.factor[f]];
+        w_.outputs[m] = value;
       }
-      const R *from = reinterpret_cast<const R *>(&value);
-      for (int k = 0; k < lanes; ++k) out[k * plan_.n_outputs + m] = from[k];
     }
+    store_rows(outputs, out, plan_.n_outputs, lanes);
+  }
+
+  static void store_rows(const V *lanes, R *out, int columns, int rows) {
+    if (rows == kWidth) return store_columns<R>(lanes, out, columns, columns);
+    for (int m = 0; m < columns; ++m)
+      for (int k = 0; k < rows; ++k) out[k * columns + m] = lanes[m][k];
   }
 
   // --- backward -----------------------------------------------------------------------------------------------
 
-  V gradient_of_output(int64_t block, int m) const {
-    const int64_t start = block * kWidth, left = call_.batch - start;
-    const R *from = static_cast<const R *>(call_.gradient) + start * call_.gradient_row + m * call_.gradient_column;
-    V g = splat(R{0});  // lanes beyond the batch have no gradient
-    R *to = reinterpret_cast<R *>(&g);
-    const int lanes = left < kWidth ? static_cast<int>(left) : kWidth;
-    for (int k = 0; k < lanes; ++k) to[k] = from[k * call_.gradient_row];
-    return g;
-  }
-
   // Gradients of values; where outputs are products of values, the parts are evaluated for that first.
   void load_gradient(int64_t block) {
-    if (plan_.probabilities) {
-      for (int m = 0; m < plan_.n_outputs; ++m) w_.measured[m] = gradient_of_output(block, m);
-      return;
+    const int64_t start = block * kWidth, left = call_.batch - start;
+    const R *from = static_cast<const R *>(call_.gradient) + start * call_.gradient_row;
+    V *gradients = plan_.simple_outputs ? w_.value_gradients : w_.outputs;
+    if (left >= kWidth && call_.gradient_column == 1) {
+      load_columns<R>(from, call_.gradient_row, plan_.n_outputs, gradients);
+    } else {
+      for (int m = 0; m < plan_.n_outputs; ++m) {
+        gradients[m] = splat(R{0});  // lanes beyond the batch have no gradient
+        R *to = reinterpret_cast<R *>(gradients + m);
+        for (int k = 0; k < (left < kWidth ? left : kWidth); ++k)
+          to[k] = from[k * call_.gradient_row + m * call_.gradient_column];
+      }
     }
-    if (plan_.simple_outputs) {
-      for (int m = 0; m < plan_.n_outputs; ++m) w_.value_gradients[m] = gradient_of_output(block, m);
-      return;
-    }
+    if (plan_.simple_outputs || plan_.probabilities) return;
     for (int p = 0; p < plan_.n_parts; ++p) {
       evolve(plan_.parts[p], false);
       measure(plan_.parts[p]);
     }
     std::memset(w_.value_gradients, 0, plan_.n_values * sizeof(V));
     for (int m = 0; m < plan_.n_outputs; ++m) {
-      const V g = gradient_of_output(block, m);
       const int64_t *factor = plan_.factor + plan_.row[m];
       const int size = static_cast<int>(plan_.row[m + 1] - plan_.row[m]);
-      w_.factors[0] = g;
+      w_.factors[0] = w_.outputs[m];
       for (int f = 0; f + 1 < size; ++f) w_.factors[f + 1] = w_.factors[f] * w_.values[factor[f]];
       V after = splat(R{1});
       for (int f = size - 1; f >= 0; --f) {
@@ -844,7 +846,7 @@ class SampleKernel {
     if (plan_.probabilities) {
       for (uint32_t m = 0; m < d; ++m) {
         const uint32_t s = part.order[m];
-        const V c = twice * w_.measured[m];
+        const V c = twice * w_.outputs[m];
         re[s] = c * psi.re[s];
         if (part.complex_end) im[s] = c * psi.im[s];
       }
@@ -1044,25 +1046,22 @@ class SampleKernel {
   void store_gradient(int64_t block) {
     const int64_t start = block * kWidth, left = call_.batch - start;
     const int lanes = left < kWidth ? static_cast<int>(left) : kWidth;
-    for (int j = 0; j < plan_.n_angles; ++j) {
-      if (plan_.angles[j].n_weights == 0) continue;
-      double *sum = w_.angle_sum + j * kWidth;
-      for (int i = 0; i < kWidth; ++i) sum[i] += static_cast<double>(w_.angle_gradient[j][i]);
-    }
     for (int i = 0; i < plan_.n_inputs; ++i) w_.x[i] = splat(R{0});
     for (int j = plan_.n_shared; j < plan_.n_angles; ++j) {
       const Angle &a = plan_.angles[j];
       for (int i = 0; i < a.n_inputs; ++i)
         w_.x[a.inputs[i]] += static_cast<R>(a.input_factors[i]) * w_.angle_gradient[j];
+      if (a.n_weights) w_.lane_sum[j] += w_.angle_gradient[j];
     }
-    R *out = static_cast<R *>(call_.to_inputs) + start * plan_.n_inputs;
-    for (int i = 0; i < plan_.n_inputs; ++i) {
-      const R *from = reinterpret_cast<const R *>(w_.x + i);
-      for (int k = 0; k < lanes; ++k) out[k * plan_.n_inputs + i] = from[k];
-    }
+    store_rows(w_.x, static_cast<R *>(call_.to_inputs) + start * plan_.n_inputs, plan_.n_inputs, lanes);
   }
 
-  void flush_tables() {
+  void flush() {
+    for (int j = 0; j < plan_.n_angles; ++j) {
+      V &lanes = j < plan_.n_shared ? w_.angle_gradient[j] : w_.lane_sum[j];
+      w_.angle_sum[j] += sum<R>(lanes);
+      lanes = splat(R{0});
+    }
     for (size_t s = 0; s < plan_.table_size; ++s) {
       w_.table_sum[s] += sum<R>(w_.table_gradient[s]);
       w_.table_gradient[s] = splat(R{0});

@@ -6,6 +6,16 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX2__)
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC before 13 warns of its own header
+#endif
+#include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+#endif
 
 namespace qpeft::QPEFT_ISA {
 
@@ -53,6 +63,13 @@ inline Vector<R> splat(R value) {
 
 template <class R>
 inline bool any(Mask<R> mask) {
+#if defined(__AVX512F__)
+  const __m512i bits = reinterpret_cast<__m512i>(mask);
+  return _mm512_test_epi64_mask(bits, bits) != 0;
+#elif defined(__AVX2__)
+  const __m256i bits = reinterpret_cast<__m256i>(mask);
+  return !_mm256_testz_si256(bits, bits);
+#endif
   typename Lanes<R>::Integer result = 0;
   for (int i = 0; i < kLanes<R>; ++i) result |= mask[i];
   return result != 0;
@@ -76,6 +93,74 @@ inline void polynomials(Vector<double> z, Vector<double> r, Vector<double> &s, V
          2.48015872888517045348E-5) * z + -1.38888888888730564116E-3) * z + 4.16666666666665929218E-2) * z * z +
       (z * -0.5 + 1.0);
 }
+
+// lanes[k] = from[k * stride] and back, for `columns` neighbouring numbers of each row: a transposition.
+template <class R>
+inline void load_columns(const R *from, int64_t row, int columns, Vector<R> *lanes) {
+  for (int i = 0; i < columns; ++i) {
+    R *to = reinterpret_cast<R *>(lanes + i);
+    for (int k = 0; k < kLanes<R>; ++k) to[k] = from[k * row + i];
+  }
+}
+template <class R>
+inline void store_columns(const Vector<R> *lanes, R *to, int64_t row, int columns) {
+  for (int i = 0; i < columns; ++i) {
+    const R *from = reinterpret_cast<const R *>(lanes + i);
+    for (int k = 0; k < kLanes<R>; ++k) to[k * row + i] = from[k];
+  }
+}
+
+#if defined(__AVX512F__)
+// Four columns of 16 rows at a time: quarters of registers are rows, then each 4 x 4 block is transposed.
+inline void transpose_quarters(__m512 *z) {
+  const __m512 a = _mm512_unpacklo_ps(z[0], z[1]), b = _mm512_unpackhi_ps(z[0], z[1]);
+  const __m512 c = _mm512_unpacklo_ps(z[2], z[3]), d = _mm512_unpackhi_ps(z[2], z[3]);
+  z[0] = _mm512_shuffle_ps(a, c, 0x44);
+  z[1] = _mm512_shuffle_ps(a, c, 0xee);
+  z[2] = _mm512_shuffle_ps(b, d, 0x44);
+  z[3] = _mm512_shuffle_ps(b, d, 0xee);
+}
+template <>
+inline void load_columns<float>(const float *from, int64_t row, int columns, Vector<float> *lanes) {
+  int i = 0;
+  for (; i + 4 <= columns; i += 4) {
+    __m512 z[4];
+    for (int j = 0; j < 4; ++j) {  // rows j, j + 4, j + 8, j + 12
+      const float *p = from + j * row + i;
+      z[j] = _mm512_castps128_ps512(_mm_loadu_ps(p));
+      z[j] = _mm512_insertf32x4(z[j], _mm_loadu_ps(p + 4 * row), 1);
+      z[j] = _mm512_insertf32x4(z[j], _mm_loadu_ps(p + 8 * row), 2);
+      z[j] = _mm512_insertf32x4(z[j], _mm_loadu_ps(p + 12 * row), 3);
+    }
+    transpose_quarters(z);
+    for (int j = 0; j < 4; ++j) lanes[i + j] = reinterpret_cast<Vector<float>>(z[j]);
+  }
+  for (; i < columns; ++i) {
+    float *to = reinterpret_cast<float *>(lanes + i);
+    for (int k = 0; k < 16; ++k) to[k] = from[k * row + i];
+  }
+}
+template <>
+inline void store_columns<float>(const Vector<float> *lanes, float *to, int64_t row, int columns) {
+  int i = 0;
+  for (; i + 4 <= columns; i += 4) {
+    __m512 z[4];
+    for (int j = 0; j < 4; ++j) z[j] = reinterpret_cast<__m512>(lanes[i + j]);
+    transpose_quarters(z);
+    for (int j = 0; j < 4; ++j) {
+      float *p = to + j * row + i;
+      _mm_storeu_ps(p, _mm512_castps512_ps128(z[j]));
+      _mm_storeu_ps(p + 4 * row, _mm512_extractf32x4_ps(z[j], 1));
+      _mm_storeu_ps(p + 8 * row, _mm512_extractf32x4_ps(z[j], 2));
+      _mm_storeu_ps(p + 12 * row, _mm512_extractf32x4_ps(z[j], 3));
+    }
+  }
+  for (; i < columns; ++i) {
+    const float *from = reinterpret_cast<const float *>(lanes + i);
+    for (int k = 0; k < 16; ++k) to[k * row + i] = from[k];
+  }
+}
+#endif
 
 // For |x| <= kLimit; other lanes are raised in `wide`.
 template <class R>

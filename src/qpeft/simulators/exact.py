@@ -29,6 +29,8 @@ from qpeft.simulators.lowering import lower
 from qpeft.simulators.statevector import StateVectorEngine
 
 MAX_QUBITS = native.MAX_QUBITS
+# Inside torch.func's transformations tensors are wrapped, and only operators know what to do with them.
+_functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 _MAX_QUBITS_TORCH = 20  # one complex64 state of 20 qubits takes 8 MiB, and torch's backward pass keeps one per step
 
 
@@ -69,9 +71,11 @@ def run(circuit: Circuit, inputs: Tensor, weights: Tensor) -> Tensor:
         raise InputError(f"inputs are on {inputs.device}, weights on {weights.device}; move them to one device.")
     if inputs.dtype != torch.float64:
         inputs = inputs.float()
-    if type(inputs) is Tensor and not torch.compiler.is_compiling():
+    if type(inputs) is not Tensor or torch.compiler.is_compiling() or _functorch_active():
+        return torch.ops.qpeft.expectations(inputs, weights, circuit.key)
+    if torch.is_grad_enabled() and (inputs.requires_grad or weights.requires_grad):
         return _Expectations.apply(inputs, weights, circuit.key)
-    return torch.ops.qpeft.expectations(inputs, weights, circuit.key)
+    return _evaluate(inputs, weights, circuit.key)
 
 
 class _Engine(Protocol):
@@ -128,17 +132,16 @@ class _Expectations(torch.autograd.Function):
     """The operators below for code that runs eagerly."""
 
     @staticmethod
-    def forward(inputs: Tensor, weights: Tensor, circuit: str) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, weights: Tensor, circuit: str) -> Tensor:
+        ctx.save_for_backward(inputs, weights)
+        ctx.circuit = circuit
         return _evaluate(inputs, weights, circuit)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
-        _keep(ctx, inputs, output)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         inputs, weights = ctx.saved_tensors
+        if torch.is_grad_enabled():  # someone wants to differentiate again: the operator refuses that
+            return *torch.ops.qpeft.expectations_backward(gradient, inputs, weights, ctx.circuit), None
         return *_evaluate_backward(gradient, inputs, weights, ctx.circuit), None
 
 

@@ -28,7 +28,7 @@ from qpeft.errors import InputError
 from qpeft.simulators.plan import KernelSizes, make_plan
 
 MAX_QUBITS = 24
-_ABI = 2
+_ABI = 3
 _WEIGHTS, _MEMORY = -2, -3
 
 
@@ -65,9 +65,10 @@ def _library() -> ctypes.CDLL | str:
     library.qpeft_plan_destroy.argtypes = [c_void_p]
     batch: list[Any] = [c_void_p, c_int64, c_int64]  # pointer and strides
     library.qpeft_forward.restype = c_int64
-    library.qpeft_forward.argtypes = [c_void_p, c_int, c_int64, *batch, c_void_p, c_void_p, c_int]
+    library.qpeft_forward.argtypes = [c_void_p, c_int, c_int64, *batch, c_int, c_void_p, c_void_p, c_int]
     library.qpeft_backward.restype = c_int64
-    library.qpeft_backward.argtypes = [c_void_p, c_int, c_int64, *batch, *batch, c_void_p, c_void_p, c_void_p, c_int]
+    to_both = [c_int, c_void_p, c_void_p, c_void_p, c_int]
+    library.qpeft_backward.argtypes = [c_void_p, c_int, c_int64, *batch, *batch, *to_both]
     try:
         loaded = ctypes.CDLL(None)  # what torch has loaded for everyone to see
         parallel, number = loaded.GOMP_parallel, loaded.omp_get_thread_num
@@ -137,7 +138,7 @@ class NativeEngine:
 
     def evaluate(self, inputs: Tensor, weights: Tensor) -> Tensor:
         """``(batch, n_inputs), (n_weights,) -> (batch, n_outputs)``."""
-        weights = weights.to(torch.float64).contiguous()
+        weights = _weights(weights)
         outputs = torch.empty(inputs.shape[0], self.n_outputs, dtype=inputs.dtype)
         status = self._forward(
             self._plan,
@@ -145,6 +146,7 @@ class NativeEngine:
             inputs.shape[0],
             inputs.data_ptr(),
             *inputs.stride(),
+            weights.dtype == torch.float64,
             weights.data_ptr(),
             outputs.data_ptr(),
             torch.get_num_threads(),
@@ -154,10 +156,10 @@ class NativeEngine:
         return outputs
 
     def differentiate(self, gradient: Tensor, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """``(batch, n_outputs), ... -> (batch, n_inputs), (n_weights,)``, the latter in float64."""
-        weights = weights.to(torch.float64).contiguous()
+        """``(batch, n_outputs), ... -> (batch, n_inputs), (n_weights,)``; weights of float64 or float32 have such gradients."""
+        weights = _weights(weights)
         to_inputs = torch.empty(inputs.shape, dtype=inputs.dtype)
-        to_weights = torch.empty(self.n_weights, dtype=torch.float64)
+        to_weights = torch.empty(self.n_weights, dtype=weights.dtype)
         status = self._backward(
             self._plan,
             inputs.dtype == torch.float64,
@@ -166,6 +168,7 @@ class NativeEngine:
             *gradient.stride(),
             inputs.data_ptr(),
             *inputs.stride(),
+            weights.dtype == torch.float64,
             weights.data_ptr(),
             to_inputs.data_ptr(),
             to_weights.data_ptr(),
@@ -174,6 +177,12 @@ class NativeEngine:
         if status != -1:
             _refuse(status, inputs, weights)
         return to_inputs, to_weights
+
+
+def _weights(weights: Tensor) -> Tensor:
+    if weights.dtype not in (torch.float32, torch.float64):
+        weights = weights.float()
+    return weights.contiguous()
 
 
 def _refuse(status: int, inputs: Tensor, weights: Tensor) -> None:
