@@ -31,6 +31,12 @@ def _case(seed: int, reads_once: bool) -> tuple[Circuit, tuple[Tensor, Tensor, T
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, MAX_QUBITS + 1))
     batch = int(rng.integers(1, MAX_BATCH + 1))
+    circuit = random_circuit(rng, n, int(rng.integers(MAX_GATES + 1)), reads_once)
+    return circuit, samples(circuit, batch, seed)
+
+
+def random_circuit(rng: np.random.Generator, n: int, n_gates: int, reads_once: bool = False) -> Circuit:
+    """A circuit on ``n`` qubits of ``n_gates`` gates (and those that read the inputs, with ``reads_once``)."""
     observables = _observables(rng, n)
     counts = {Input: 0, Weight: 0}
     gates = []
@@ -39,14 +45,13 @@ def _case(seed: int, reads_once: bool) -> tuple[Circuit, tuple[Tensor, Tensor, T
         counts[Input] = n
     names = [name for name, kind in GATES.items() if kind.n_wires <= n]
     names += [name for name in names if GATES[name].has_angle]  # twice as often as others
-    for _ in range(rng.integers(MAX_GATES + 1)):
+    for _ in range(n_gates):
         name = str(rng.choice(names))
         wires = tuple(int(wire) for wire in rng.permutation(n)[: GATES[name].n_wires])
         kinds = (Weight, Weight, float) if reads_once else (Weight, Input, float)
         angle = _angle(rng, kinds[rng.integers(3)], counts) if GATES[name].has_angle else None
         gates.append(Gate(name, wires, angle))
-    circuit = Circuit(n, tuple(gates), observables)
-    return circuit, samples(circuit, batch, seed)
+    return Circuit(n, tuple(gates), observables)
 
 
 def _angle(rng: np.random.Generator, kind: type, counts: dict[type, int]) -> Input | Weight | float:

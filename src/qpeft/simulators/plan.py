@@ -16,7 +16,7 @@ The native sources (``native/src/plan.h``) say what the numbers of a plan mean. 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -99,7 +99,11 @@ def make_plan(
     Returns:
         Whole numbers and real numbers, for ``qpeft_plan_create``.
     """
-    whole = _Pieces(circuit.n_qubits, lower_gates(circuit.n_qubits, circuit.gates, circuit.observables), probabilities)
+    measured: Sequence[Observable] = circuit.observables
+    if probabilities:  # the program may end before a permutation; these strings then tell which one
+        measured = [Observable(f"Z{wire}") for wire in range(circuit.n_qubits)]
+    program = lower_gates(circuit.n_qubits, circuit.gates, measured)
+    whole = _Pieces(circuit.n_qubits, program, probabilities)
     everything = list(range(circuit.n_observables))
     chosen = [(whole, everything)]
     if not probabilities:
@@ -108,7 +112,6 @@ def make_plan(
             chosen = cones
     by_amplitudes = max(part.n_bits for pieces, _ in chosen for part in pieces.parts) > SAMPLE_QUBITS
     if by_amplitudes:  # one state vector at a time; cones and parts do not pay where the largest of them is that large
-        program = lower_gates(circuit.n_qubits, circuit.gates, circuit.observables)
         chosen = [(_Pieces(circuit.n_qubits, program, probabilities, split=False), everything)]
     return _Writer(circuit, sizes, by_amplitudes, probabilities, chosen).write()
 
@@ -169,10 +172,6 @@ class _Frame:
         for i in _bits(mask):
             slots ^= self.columns[i]
         return slots
-
-    def slots(self) -> NDArray[np.int64]:
-        """Slot of every logical basis state."""
-        return _combinations(self.columns, self.flip(sum(odd << i for i, odd in enumerate(self.odd))))
 
 
 def _bits(mask: int) -> Iterable[int]:
@@ -273,14 +272,15 @@ class _Pieces:
             is_zero = expression.is_constant and expression.constant == 0.0
             chains.append([] if is_zero else [(_CHAIN_TURN, expression)])
         steps = _fold_chains(chains, steps)
-        measured = [] if probabilities else [_in_frame(string, frame) for string in program.observables]
+        measured = [_in_frame(string, frame) for string in program.observables]
         components = [(1 << n_bits) - 1]
         if split and not probabilities:
             components = _components(n_bits, steps)
         self.parts: list[_Part] = []
         self.factors: list[list[tuple[int, int]]] = []  # of each observable: parts and numbers of values in them
         if probabilities:
-            self.parts.append(_Part(n_bits, chains, steps, order=frame.slots()))
+            self.parts.append(_Part(n_bits, chains, steps, order=_slots_of_outcomes(measured)))
+            return
         by_component: dict[int, int] = {}
         for string in measured:
             factors: list[tuple[int, int]] = []
@@ -301,6 +301,16 @@ class _Pieces:
 
     def cost(self) -> float:
         return sum(part.cost() for part in self.parts)
+
+
+def _slots_of_outcomes(wires: list[PauliMask]) -> NDArray[np.int64]:
+    """Slot of every basis state, given the Z of every wire as a string on slots."""
+    wires = wires[::-1]
+    columns = _inverse_columns([wire.signs for wire in wires])
+    start = 0
+    for wire, column in zip(wires, columns, strict=True):
+        start ^= column if wire.sign < 0 else 0
+    return _combinations(columns, start)
 
 
 def _in_frame(mask: PauliMask, frame: _Frame) -> PauliMask:
