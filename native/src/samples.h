@@ -98,7 +98,7 @@ class SampleKernel {
   using L = Lanes<R>;
   static constexpr int kWidth = kLanes<R>;
   static constexpr R kSmallCosine = static_cast<R>(1e-4);
-  static constexpr R kSmallScale = sizeof(R) == 4 ? static_cast<R>(1e-9) : static_cast<R>(1e-60);
+  static constexpr R kSmallScale = sizeof(R) == 4 ? static_cast<R>(1e-15) : static_cast<R>(1e-100);
   static constexpr int kFlush = 32;  // blocks between sums in double
 
  public:

@@ -60,7 +60,11 @@ def examine() -> dict[str, dict[str, Any]]:
             "CUDA": found["cuda"] or "no device",
             "free disk for the cache": _free(root),
         },
-        "circuits": {"simulator": "exact, plain torch", "check": _check_circuit(torch)},
+        "circuits": {
+            "on the processor": _native_kernel(),
+            "on other devices": "plain torch",
+            "check": _check_circuit(torch),
+        },
         "models": {
             "cache": str(root),
             **{known.alias: f"{known.reference}: {known.about}" for known in KNOWN_MODELS},
@@ -71,6 +75,13 @@ def examine() -> dict[str, dict[str, Any]]:
         },
         "credentials": {name: "set" if os.environ.get(name) else "not set" for name in CREDENTIALS},
     }
+
+
+def _native_kernel() -> str:
+    from qpeft.simulators import native
+
+    found = native.description()
+    return found if native.available() else f"plain torch, because the native kernel is {found}"
 
 
 def _free(path: Path) -> str:

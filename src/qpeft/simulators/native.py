@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from qpeft.errors import InputError
 from qpeft.simulators.plan import KernelSizes, make_plan
 
 MAX_QUBITS = 24
+_LARGE = 18  # from here on a state takes megabytes
 _ABI = 3
 _WEIGHTS, _MEMORY = -2, -3
 
@@ -63,6 +65,8 @@ def _library() -> ctypes.CDLL | str:
     library.qpeft_plan_create.restype = c_void_p
     library.qpeft_plan_create.argtypes = [c_void_p, c_int64, c_void_p, c_int64]
     library.qpeft_plan_destroy.argtypes = [c_void_p]
+    library.qpeft_plan_bytes.restype = c_int64
+    library.qpeft_plan_bytes.argtypes = [c_void_p, c_int, c_int, c_int]
     batch: list[Any] = [c_void_p, c_int64, c_int64]  # pointer and strides
     library.qpeft_forward.restype = c_int64
     library.qpeft_forward.argtypes = [c_void_p, c_int, c_int64, *batch, c_int, c_void_p, c_void_p, c_int]
@@ -130,6 +134,8 @@ class NativeEngine:
         self._plan = library.qpeft_plan_create(ints.ctypes.data, ints.size, numbers.ctypes.data, numbers.size)
         if not self._plan:
             raise MemoryError(f"no memory for the plan of a circuit on {circuit.n_qubits} qubits")
+        # Small circuits are not checked at every call: their states fit into a core's cache.
+        self._bytes = library.qpeft_plan_bytes if circuit.n_qubits >= _LARGE else None
 
     def __del__(self) -> None:
         if getattr(self, "_plan", None):
@@ -139,6 +145,7 @@ class NativeEngine:
     def evaluate(self, inputs: Tensor, weights: Tensor) -> Tensor:
         """``(batch, n_inputs), (n_weights,) -> (batch, n_outputs)``."""
         weights = _weights(weights)
+        self._check_memory(inputs, backward=False)
         outputs = torch.empty(inputs.shape[0], self.n_outputs, dtype=inputs.dtype)
         status = self._forward(
             self._plan,
@@ -158,6 +165,7 @@ class NativeEngine:
     def differentiate(self, gradient: Tensor, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """``(batch, n_outputs), ... -> (batch, n_inputs), (n_weights,)``; weights of float64 or float32 have such gradients."""
         weights = _weights(weights)
+        self._check_memory(inputs, backward=True)
         to_inputs = torch.empty(inputs.shape, dtype=inputs.dtype)
         to_weights = torch.empty(self.n_weights, dtype=weights.dtype)
         status = self._backward(
@@ -177,6 +185,19 @@ class NativeEngine:
         if status != -1:
             _refuse(status, inputs, weights)
         return to_inputs, to_weights
+
+
+    def _check_memory(self, inputs: Tensor, backward: bool) -> None:
+        if self._bytes is None:
+            return
+        threads = max(1, min(torch.get_num_threads(), inputs.shape[0]))
+        needed = self._bytes(self._plan, inputs.dtype == torch.float64, backward, threads)
+        free = psutil.virtual_memory().available
+        if needed > free:
+            raise InputError(
+                f"the circuit needs {needed / 2**30:.1f} GiB in {threads} thread(s), and {free / 2**30:.1f} GiB are "
+                f"free; use fewer qubits, float32 or torch.set_num_threads(1)."
+            )
 
 
 def _weights(weights: Tensor) -> Tensor:
