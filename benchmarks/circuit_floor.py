@@ -5,7 +5,7 @@ peak.
 
 Operations are real additions and multiplications of one sample, d = 2^n. Work shared by the batch (sums over
 weights' gates, matrices built from weights) is left out. Bytes: inputs, outputs, their gradients, read or written
-once: 8 n forward, 16 n forward and backward. Three formulations compete, and the cheapest counts:
+once: 8 n forward, 16 n forward and backward. Four formulations compete, and the cheapest counts:
 
 **State vector.** A product of halves costs 6 d for a complex product state, 1 d for a real one; a shared diagonal
 6 d (2 d on a real state); RY on one qubit, divided by its cosine, one multiply-add for each real number, so 4 n d
@@ -31,21 +31,26 @@ is not applied: <cos w Z_i - sin w X_i> is read instead, with 2 d for each <X_i>
 qubit it depends on: 2·3^k for k qubits, three times as much with the backward. Inputs enter once in
 ``rotation_cnot_ring`` (k = n) and in ``qtha_block`` with L = 1, where <Z_i> depends on at most five neighbours.
 
+**Light cones.** In ``qtha_block`` <Z_i> depends on k = 4L + 1 neighbouring qubits, of which the pairs turn 4L - 1,
+4L - 3, ..., 3, in all t = 4L² - 1. Where k < n, n states of 2^k amplitudes may take less than one of 2^n. For each:
+
+    forward   2^k [9 + 4t + 6(2L-1)]
+    both      that + 2^k [15 + 8t + 10(2L-1)]
+
 **Product form.** ``rotation_cnot_ring`` with L = 1 measures strings of Z on a product state: 35 n forward, 50 n
 both.
 """
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from qpeft.simulators import native
 
 
 class Operations(NamedTuple):
@@ -83,6 +88,11 @@ def operations(ansatz: str, n: int, layers: int, both: bool) -> Operations:
     reach = n if ansatz == "rotation_cnot_ring" else min(n, 5) if layers == 1 else 0
     if reach:
         known.append(Operations((3 if both else 1) * 2 * n * 3**reach + 30 * n, "multilinear"))
+    cone, turned = 4 * layers + 1, 4 * layers**2 - 1
+    if ansatz == "qtha_block" and cone < n:
+        pairs = 2 * layers - 1
+        one = 9 + 4 * turned + 6 * pairs + (15 + 8 * turned + 10 * pairs) * both
+        known.append(Operations(n * 2**cone * one + 30 * n, "light cones"))
     if ansatz == "rotation_cnot_ring" and layers == 1:
         known.append(Operations((50 if both else 35) * n, "product"))
     return min(known)
@@ -111,29 +121,18 @@ class Machine(NamedTuple):
 def measure(threads: int) -> Machine:
     """Measure this machine with so many threads; takes about two seconds."""
     torch.set_num_threads(threads)
-    native = native_peak(threads)
-    if native is not None:
-        flops, source = native, "chains of multiply-adds in the native library"
-    else:
-        flops, source = _matrix_product(), "a matrix product of torch (the native library exports no peak)"
+    flops, source = native_peak(threads), "chains of multiply-adds in the native library"
+    if flops is None:
+        flops, source = _matrix_product(), "a matrix product of torch, for want of the native library"
     return Machine(flops, source, {size: _bandwidth(size) for size in (1 << 18, 1 << 20, 1 << 23, 1 << 26)})
 
 
-def native_peak(threads: int, seconds: float = 0.3) -> float | None:
-    """Operations per second of so many cores as the native library measures them; ``None`` without that library."""
-    spec = find_spec("qpeft.simulators")
-    assert spec is not None
-    assert spec.origin is not None
-    for file in sorted((Path(spec.origin).parent / "_native").glob("*qpeft_native.*")):
-        if file.suffix not in (".so", ".dylib", ".dll"):
-            continue
-        peak = getattr(ctypes.CDLL(str(file)), "qpeft_native_peak", None)
-        if peak is None:
-            continue
-        peak.restype, peak.argtypes = ctypes.c_double, [ctypes.c_double]
-        with ThreadPoolExecutor(threads) as pool:  # a call through ctypes lets the other threads run
-            return max(sum(pool.map(peak, [seconds] * threads)) for _ in range(3)) * 1e9
-    return None
+def native_peak(threads: int, seconds: float = 0.05) -> float | None:
+    """Operations per second of so many cores as the native kernel measures them; ``None`` without it."""
+    if not native.available():
+        return None
+    with ThreadPoolExecutor(threads) as pool:  # the native call lets other threads run
+        return max(sum(pool.map(native.peak_gflops, [seconds] * threads)) for _ in range(15)) * 1e9
 
 
 def _matrix_product(size: int = 1024) -> float:

@@ -14,13 +14,15 @@ inside a measurement.
 
 Before a contender is timed, its outputs and both gradients, at the very shape that is timed, are compared with a
 dense reference in double precision. Who is off by more than 1e-4 (weights: relative to the largest entry) is named
-and not timed; so is who does not install, fails or takes too long. Three rules keep the slow ones from taking all
+and not timed; so is who does not install, fails or takes too long. Rules keep the slow ones from taking all
 the time, and the report marks what they touch. They do not touch this library's own calls.
 
-- A call is limited to 2^28 amplitude updates (gates x 2^n x samples; about a second) and to 4 GB of saved states;
-  of a larger batch it runs a part, scaled up, as its user would split the batch.
-- A contender over 20 times slower than the fastest peer is not run on larger batches of the same circuit.
-- On more than one thread only the three fastest peers of one thread run.
+- A call is limited to 2^28 amplitude updates (gates x 2^n x samples), to 4 GB of saved states and, once its speed is
+  known, to 1.5 s; of a larger batch it runs a part, scaled up, as its user would split the batch.
+- A contender over 20 times slower than the fastest peer is not run on larger batches of the same circuit; over 3
+  times, if it would run only a part of them. Over 2 times, one repeat has to do.
+- On more than one thread only batches 1024 and 16384 (unless --batch is given) and the three fastest peers of one
+  thread run.
 
 Results are saved after every point (``results.json``), and the same command goes on where it was stopped. The
 folder also gets ``report.md`` and the plots.
@@ -54,14 +56,18 @@ from peers.pipes import WorkerError, WorkerProcess
 from peers.program import Program
 from peers.reference import evaluate
 from qpeft.circuits import Circuit, qtha_block, rotation_cnot_ring
+from qpeft.simulators import native
 
 ANSAETZE = {"rotation_cnot_ring": rotation_cnot_ring, "qtha_block": qtha_block}
 OURS = "qpeft"
 WORK = 2**28  # amplitude updates of one call
 MEMORY = 4e9  # bytes of states an autograd framework may save in one call
 TOLERANCE = 1e-4
+LONGEST = 1.5  # seconds of a call, as far as they can be foreseen
 TOO_SLOW = 20  # times the fastest peer
+SLOW = 3  # the same for a contender that would run only a part of the batch
 MODES = ("forward", "both")
+BATCHES = [256, 1024, 4096, 16384]
 
 
 class Point(NamedTuple):
@@ -90,11 +96,15 @@ class Point(NamedTuple):
         gates = len(self.circuit().gates)
         updates = gates * 2**self.n
         limit = min(WORK, MEMORY / 8) / updates
-        return self.batch if limit >= self.batch else min(self.batch, 4 ** int(math.log(max(limit, 1), 4)))
+        return self.batch if limit >= self.batch else power_of_four(limit)
 
     def weight(self) -> float:
         """Expected seconds, up to a factor: for the progress display and the sharing out of the time."""
         return 1 + 8 * len(self.circuit().gates) * 2**self.n * self.part() / WORK
+
+
+# Memory is measured on this circuit, beyond what so small a batch takes.
+MEMORY_POINT = Point("rotation_cnot_ring", 8, 2, 16, 1)
 
 
 @dataclass
@@ -106,12 +116,13 @@ class Entry:
     rounds: list[dict[str, float]] = field(default_factory=list)  # seconds of one call on the whole batch
     spent: float = 0.0  # seconds that one more round costs
     errors: dict[str, float] = field(default_factory=dict)
+    note: str | None = None
     reason: str | None = None
 
     def record(self) -> dict[str, Any]:
         if self.reason is not None:
             return {"reason": self.reason}
-        return {"samples": self.samples, "errors": self.errors, "rounds": self.rounds}
+        return {"note": self.note, "samples": self.samples, "errors": self.errors, "rounds": self.rounds}
 
 
 class Race:
@@ -142,9 +153,7 @@ class Race:
         start = time.monotonic()
         for key in [k for k in self._workers if k[1] != point.threads]:  # idle pools of threads disturb the others
             self._workers.pop(key).stop()
-        entries = {c.name: Entry(point.batch if c.name == OURS else point.part()) for c in self.contenders}
-        for name, entry in entries.items():
-            entry.reason = self.absent.get(name) or self._left_out(point, name)
+        entries = {c.name: self._entry(point, c) for c in self.contenders}
         running = [c for c in self.contenders if entries[c.name].reason is None]
         with tempfile.TemporaryDirectory() as folder:
             arrays = Path(folder) / "arrays.npz"
@@ -154,7 +163,7 @@ class Race:
         for _ in range(repeats - 1):
             going = [c for c in running if entries[c.name].reason is None]
             peers = [entries[c.name].rounds[0]["both"] for c in going if c.is_peer]
-            limit = 5 * min(peers, default=math.inf)  # of the slower ones one round is enough
+            limit = 2 * min(peers, default=math.inf)  # of the slower ones one round is enough
             going = [c for c in going if entries[c.name].rounds[0]["both"] <= limit]
             cost = sum(entries[c.name].spent for c in going)
             done = max((len(entry.rounds) for entry in entries.values()), default=0)
@@ -162,30 +171,33 @@ class Race:
                 break
             for contender in going:
                 self._attempt(self._time, contender, entries[contender.name], point)
-        return {**point._asdict(), "contenders": {name: entry.record() for name, entry in entries.items()}}
+        took = time.monotonic() - start
+        return {**point._asdict(), "took": took, "contenders": {n: entry.record() for n, entry in entries.items()}}
 
-    def _left_out(self, point: Point, name: str) -> str | None:
-        """The rule that spares this contender the point, if one does."""
-        if name == OURS:
-            return None
-        known = self.results["points"].values()
-        for record in known:
-            here = Point(*(record[k] for k in Point._fields))
-            if here.config == point.config and here.batch < point.batch:
-                times = peer_times(record)
-                own = record["contenders"].get(name, {})
-                seconds = [r["both"] for r in own.get("rounds", [])]
-                if seconds and times and statistics.median(seconds) > TOO_SLOW * min(times.values()):
-                    return f"over {TOO_SLOW} times slower than the fastest peer at batch {here.batch}"
-                if str(own.get("reason", "")).startswith("no answer"):
-                    return f"{own['reason']} at batch {here.batch}"
-        if point.threads > 1 and name != "fallback":
-            for record in known:
-                if Point(*(record[k] for k in Point._fields)) == point._replace(threads=1):
-                    times = peer_times(record)
-                    if name not in sorted(times, key=lambda peer: times[peer])[:3]:
-                        return "not among the three fastest peers on one thread"
-        return None
+    def _entry(self, point: Point, contender: Contender) -> Entry:
+        """How much of the batch a contender gets, or why it is left out."""
+        entry = Entry(point.batch, reason=self.absent.get(contender.name))
+        if contender.name == OURS or entry.reason is not None:
+            return entry
+        entry.samples = point.part()
+        known = [(Point(*(r[k] for k in Point._fields)), r) for r in self.results["points"].values()]
+        smaller = [(here, r) for here, r in known if here.config == point.config and here.batch < point.batch]
+        for here, record in sorted(smaller, key=lambda pair: pair[0].batch):
+            own = record["contenders"].get(contender.name, {})
+            if "rounds" in own:
+                seconds = statistics.median(r["both"] for r in own["rounds"])
+                if not contender.compiles and seconds / here.batch * entry.samples > LONGEST:
+                    entry.samples = power_of_four(LONGEST / seconds * here.batch)
+                ratio = seconds / min(peer_times(record).values(), default=math.inf)
+                if ratio > TOO_SLOW or (ratio > SLOW and entry.samples < point.batch):
+                    entry.reason = f"{ratio:.0f} times slower than the fastest peer at batch {here.batch}"
+            elif str(own.get("reason", "")).startswith("no answer"):
+                entry.reason = f"{own['reason']} at batch {here.batch}"
+        if point.threads > 1 and contender.name != "fallback":
+            for times in (peer_times(record) for here, record in known if here == point._replace(threads=1)):
+                if contender.name not in sorted(times, key=lambda peer: times[peer])[:3]:
+                    entry.reason = "not among the three fastest peers on one thread"
+        return entry
 
     def _attempt(self, action: Any, contender: Contender, entry: Entry, *rest: Any) -> None:
         try:
@@ -196,7 +208,7 @@ class Race:
     def _prepare(self, contender: Contender, entry: Entry, point: Point, arrays: Path, reference: Reference) -> None:
         worker = self.worker(contender, point.threads)
         answer = arrays.with_name("answer.npz")
-        load(worker, self.patience, point, arrays, entry.samples)
+        entry.note = load(worker, self.patience, point, arrays, entry.samples)["note"]
         worker.ask(self.patience, do="check", to=str(answer))
         with numpy.load(answer) as given:
             entry.errors = reference.errors(given)
@@ -250,8 +262,13 @@ def make_arrays(point: Point, samples: int, file: Path) -> Reference:
     return Reference(rows, outputs, to_inputs, to_weights.sum(0))
 
 
-def load(worker: WorkerProcess, patience: float, point: Point, arrays: Path, samples: int) -> None:
-    worker.ask(patience, do="load", circuit=point.circuit().key, arrays=str(arrays), samples=samples)
+def power_of_four(limit: float) -> int:
+    """The largest power of four up to a limit, at least 1: few shapes, so that little is compiled."""
+    return 4 ** int(math.log(max(limit, 1), 4) + 1e-9)
+
+
+def load(worker: WorkerProcess, patience: float, point: Point, arrays: Path, samples: int) -> dict[str, Any]:
+    return worker.ask(patience, do="load", circuit=point.circuit().key, arrays=str(arrays), samples=samples)
 
 
 def peer_times(record: dict[str, Any]) -> dict[str, float]:
@@ -320,13 +337,13 @@ def overhead(race: Race, patience: float) -> list[dict[str, Any]]:
     return found
 
 
-def memory(race: Race, patience: float) -> list[dict[str, Any]]:
+def memory(race: Race, patience: float, batches: list[int]) -> list[dict[str, Any]]:
     """Peak resident memory that forward and backward adds, n = 8, L = 2, each in a fresh process."""
     found = []
     for contender in race.contenders:
         growth: dict[str, float | str] = {}
-        for batch in (1024, 4096, 16384):
-            point = Point("rotation_cnot_ring", 8, 2, batch, 1)
+        for batch in batches:
+            point = MEMORY_POINT._replace(batch=batch)
             if race.absent.get(contender.name) or (contender.name != OURS and point.part() < batch):
                 continue
             worker = None
@@ -335,7 +352,7 @@ def memory(race: Race, patience: float) -> list[dict[str, Any]]:
                 with tempfile.TemporaryDirectory() as folder:
                     arrays = Path(folder) / "arrays.npz"
                     make_arrays(point, 1, arrays)
-                    for samples in (16, batch):
+                    for samples in (MEMORY_POINT.batch, batch):
                         before = worker.ask(patience, do="memory")["peak"]
                         load(worker, patience, point, arrays, samples)
                         worker.ask(patience, do="check", to=str(arrays.with_name("answer.npz")))
@@ -354,7 +371,7 @@ def prepare(points: list[Point], contenders: list[Contender], envs: Path, consol
     """Let the contenders that compile do so at every shape of the grid, as many at once as there are cores."""
     tasks: dict[tuple, tuple[Contender, Point]] = {}
     for contender in (c for c in contenders if c.compiles and why_absent(c, envs) is None):
-        for point in points:
+        for point in [*points, MEMORY_POINT]:
             part = point._replace(batch=point.part())
             tasks.setdefault((contender.name, part._replace(threads=1)), (contender, part))
 
@@ -385,10 +402,11 @@ def grid(arguments: argparse.Namespace) -> list[Point]:
     """The points that were asked for, batches of a circuit from small to large, one thread first."""
     points = []
     for threads in sorted(arguments.threads):
+        batches = arguments.batch or (BATCHES if threads == 1 else BATCHES[1::2])
         for ansatz in arguments.ansatz:
             for n in sorted(arguments.qubits):
                 for layers in sorted(arguments.layers):
-                    points += [Point(ansatz, n, layers, batch, threads) for batch in sorted(arguments.batch)]
+                    points += [Point(ansatz, n, layers, batch, threads) for batch in sorted(batches)]
             points += [Point(ansatz, n, 2, max(1, 2 ** (11 - n // 2)), threads) for n in sorted(arguments.large)]
     return points
 
@@ -422,7 +440,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ansatz", nargs="+", choices=ANSAETZE, default=list(ANSAETZE), help="circuits")
     parser.add_argument("--qubits", nargs="*", type=int, default=[4, 6, 8, 10, 12])
     parser.add_argument("--layers", nargs="+", type=int, default=[1, 2, 4])
-    parser.add_argument("--batch", nargs="+", type=int, default=[256, 1024, 4096, 16384])
+    parser.add_argument("--batch", nargs="+", type=int, help="default: " + " ".join(map(str, BATCHES)))
     parser.add_argument("--large", nargs="*", type=int, default=[14, 16, 18], help="qubits at L = 2, batch 16, 8, 4")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--peers", nargs="*", choices=peers, default=peers, help="who runs beside qpeft")
@@ -452,6 +470,8 @@ def measure(arguments: argparse.Namespace, points: list[Point], results: dict[st
     for name, reason in race.absent.items():
         console.print(f"[yellow]{name}: {reason}[/yellow]")
     results["machine"] = describe()
+    if not native.available():
+        console.print(f"[yellow]qpeft runs in plain torch: {native.description()}[/yellow]")
     results["absent"] = race.absent
     results["versions"] = {c.name: versions(c, envs) for c in chosen if c.name not in race.absent}
     missing = [point for point in points if not complete(results, point, chosen)]
@@ -472,11 +492,13 @@ def measure(arguments: argparse.Namespace, points: list[Point], results: dict[st
                 console.print(line(results["points"][point.key]), highlight=False)
                 progress.advance(task, point.weight())
         if "overhead" not in results:
-            console.print("call overhead and memory ...")
-            results["overhead"], results["memory"] = (
-                overhead(race, arguments.patience),
-                memory(race, arguments.patience),
-            )
+            console.print("call overhead ...")
+            results["overhead"] = overhead(race, arguments.patience)
+            save(arguments.output, results)
+        if "memory" not in results:
+            console.print("memory ...")
+            batches = [batch for batch in arguments.batch or BATCHES if batch >= 1024]
+            results["memory"] = memory(race, arguments.patience, batches)
             save(arguments.output, results)
     finally:
         race.stop()

@@ -92,11 +92,14 @@ def claims(results: dict[str, Any]) -> list[tuple[str, str, bool]]:
         text = "torch only: at least 2 times the fastest peer, forward + backward, n <= 10"
         found.append((text, f"least {worst:.1f} ({label(row)})", worst >= 2))
     limits = limits_of(results)
-    for mode in ("forward", "both"):
-        ratios = [(over_floor(row, mode, limits), row) for row in rows if row.n < LARGE]
-        if ratios:
+    wide = [row for row in rows if row.n < LARGE and row.layers >= 2 and row.batch >= 1024]
+    for mode, name in (("forward", "forward"), ("both", "forward + backward")):
+        for sizes, part in (("n = 4", [r for r in wide if r.n <= 4]), ("n = 6 to 12", [r for r in wide if r.n > 4])):
+            ratios = [(over_floor(row, mode, limits), row) for row in part]
+            if not ratios:
+                continue
             worst, row = max(ratios, key=lambda pair: pair[0])
-            text = f"at most 3 times the floor, {'forward' if mode == 'forward' else 'forward + backward'}"
+            text = f"at most 3 times the floor, {name}, {sizes}, L >= 2, batch >= 1024"
             typical = statistics.median(ratio for ratio, _ in ratios)
             found.append((text, f"most {worst:.1f} ({label(row)}), median {typical:.1f}", worst <= 3))
     for entry in results.get("overhead", []):
@@ -136,10 +139,11 @@ def write_report(folder: Path, results: dict[str, Any]) -> Path:
 def _head(results: dict[str, Any], limits: dict[int, Machine]) -> list[str]:
     machine = results["machine"]
     commits = sorted({record["commit"] for record in results["points"].values()})
+    notes = sorted({row.contenders[OURS]["note"] or "?" for row in rows_of(results)})
     lines = [
         "# Circuit simulator: time against other frameworks and against the machine\n",
         f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}, "
-        f"{machine['date']}, commit {', '.join(commits)}.\n",
+        f"{machine['date']}, commit {', '.join(commits)}. qpeft ran on: {'; '.join(notes)}.\n",
         "Versions: "
         + "; ".join(
             f"{TITLES[name]}: " + ", ".join(f"{k} {v}" for k, v in found.items())
@@ -285,7 +289,7 @@ def _plots(folder: Path, rows: list[Row]) -> Iterable[tuple[str, str]]:
         for threads in sorted({row.threads for row in rows}):
             part = [row for row in rows if row.threads == threads and row.n < LARGE]
             if part:
-                made.append((f"Fastest peer over qpeft, {threads} thread(s)", _heat_map(folder, part, threads)))
+                made.append((f"Fastest peer over qpeft, threads: {threads}", _heat_map(folder, part, threads)))
     return made
 
 
@@ -355,7 +359,7 @@ def _heat_map(folder: Path, rows: list[Row], threads: int) -> str:
         axis.imshow(values, norm=LogNorm(1, 300), cmap="YlGn", aspect="auto")
         axis.set_xticks(range(len(across)), [f"L={layer}\n{batch}" for layer, batch in across], fontsize=7)
         axis.set_yticks(range(len(down)), [f"n={n}" for n in down])
-        axis.set_title(f"{ansatz}: fastest peer over qpeft, forward + backward, {threads} thread(s)", fontsize=9)
+        axis.set_title(f"{ansatz}: fastest peer ÷ qpeft, {threads} thread{'s' * (threads > 1)}", fontsize=9)
     return _save(figure, folder, f"ratios-{threads}.png")
 
 

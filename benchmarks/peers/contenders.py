@@ -28,6 +28,7 @@ class Contender:
         module: Adapter in this folder.
         packages: Steps of ``pip install``, each the arguments of one call; empty for the driver's own interpreter.
         version_of: Distributions whose versions the report names.
+        variables: What the environment of its process holds beside the usual.
         compiles: Whether each shape is compiled first, which takes seconds to minutes and is kept on disk.
     """
 
@@ -36,6 +37,7 @@ class Contender:
     module: str
     packages: tuple[tuple[str, ...], ...]
     version_of: tuple[str, ...]
+    variables: tuple[tuple[str, str], ...] = ()
     compiles: bool = False
 
     @property
@@ -90,7 +92,7 @@ CONTENDERS = (
         ("deepquantum", "torch"),
     ),
     Contender("vqnet", "VQNet (torch)", "adapter_vqnet", _with_torch("pyvqnet==2.18.1"), ("pyvqnet", "torch")),
-    Contender("fallback", "qpeft, torch only", "adapter_fallback", (), ("torch",)),
+    Contender("fallback", "qpeft, torch only", "adapter_qpeft", (), ("qpeft", "torch"), (("QPEFT_NATIVE", "0"),)),
     Contender("naive", "naive torch", "adapter_naive", (), ("torch",)),
 )
 

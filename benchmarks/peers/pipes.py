@@ -27,8 +27,9 @@ class WorkerProcess:
     def __init__(self, contender: Contender, envs: Path, threads: int) -> None:
         self.contender, self.log = contender, envs / "workers.log"
         envs.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(envs / "compiled")
+        environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads)), **dict(contender.variables)}
+        # Apart for each number of threads: XLA splits loops for them when it compiles, but does not put it in its keys.
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(envs / "compiled" / str(threads))
         environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
         environment.pop("PYTHONPATH", None)
         command = [str(contender.python(envs)), str(HERE / "worker.py"), contender.module, "--threads", str(threads)]

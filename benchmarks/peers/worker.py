@@ -45,7 +45,7 @@ class Worker:
         with numpy.load(arrays) as given:
             inputs, cotangent, self.checking = (given[name][:samples] for name in ("inputs", "cotangent", "checking"))
             self.layer = self.adapter.Layer(Program(circuit), inputs, given["weights"], cotangent)
-        return {}
+        return {"note": getattr(self.layer, "note", None)}
 
     def check(self, to: str) -> dict[str, Any]:
         import numpy
