@@ -163,6 +163,8 @@ class SampleKernel {
     w_.ratio[j] = w_.small[j] ? (small ? s : s / c) : s / c;
   }
   V own_factor(int j) const { return small_lanes(j) ? w_.cos[j] : splat(R{1}); }    // x of the rotation
+  // x a. As a choice, since a compiler that fuses x a - y b as it likes would change the bits of lanes where x is 1.
+  static V own(V x, V a) { return x == R{1} ? a : x * a; }
   V scale_factor(int j) const { return small_lanes(j) ? splat(R{1}) : w_.cos[j]; }  // what `scale` takes
   Mask<R> small_lanes(int j) const { return (w_.cos[j] < R{0} ? -w_.cos[j] : w_.cos[j]) < kSmallCosine; }
 
@@ -359,8 +361,8 @@ class SampleKernel {
       V a = re, b = im;
       if (w_.small[term.angle]) {
         const V x = own_factor(term.angle);
-        a *= x;
-        b *= x;
+        a = own(x, a);
+        b = own(x, b);
       }
       const V old = re;
       re = a - y * im;
@@ -427,8 +429,8 @@ class SampleKernel {
             a[j] = first - y[k] * second;
             a[j | 1 << k] = second + y[k] * first;
           } else {
-            a[j] = x[k] * first - y[k] * second;
-            a[j | 1 << k] = x[k] * second + y[k] * first;
+            a[j] = own(x[k], first) - y[k] * second;
+            a[j | 1 << k] = own(x[k], second) + y[k] * first;
           }
         }
       }
@@ -484,8 +486,8 @@ class SampleKernel {
             a[j] = first + y[k] * second;
             a[j | 1 << k] = second - y[k] * first;
           } else {
-            a[j] = x[k] * first + y[k] * second;
-            a[j | 1 << k] = x[k] * second - y[k] * first;
+            a[j] = own(x[k], first) + y[k] * second;
+            a[j | 1 << k] = own(x[k], second) - y[k] * first;
           }
         }
       }
