@@ -1,26 +1,47 @@
 """The quantum layer: a circuit whose weights are trained, as a torch module.
 
-``layer(x) = (<P_1>, ..., <P_m>)`` of the state ``U(x, weight)|0...0>``. The module joins a circuit (what is computed)
-and an executor (where it is computed); adapters hold such layers and never know about either.
+``layer(x) = (<P_1>, ..., <P_m>)`` of the state ``U(x, weight)|0...0>``. The module joins a circuit (what is computed),
+an executor (where it is computed) and a gradient rule (how it is differentiated); adapters hold such layers and never
+know about any of them.
+
+================  =========================================  ==============================================
+executor          value                                      gradient
+================  =========================================  ==============================================
+``"exact"``       expectations of the pure state             ``"adjoint"``: exact
+``"noisy"``       expectations with noise and readout        ``"adjoint"``: exact
+                  errors, exact
+``"shots"``       estimates from shots, with or without      ``"shift"``: from shots too, by the parameter-shift
+                  noise                                      rule, without bias; or ``"adjoint"``: exact, that
+                                                             is what more and more shots lead to
+================  =========================================  ==============================================
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from qpeft.circuits import Circuit
 from qpeft.errors import InputError
-from qpeft.simulators import run
+from qpeft.gradients import shift_gradient
+from qpeft.simulators import NoiseModel, run, run_noisy, run_shots
 
 AngleInit = Literal["uniform", "normal", "zeros"]
+GradientRule = Literal["adjoint", "shift"]
 
-_EXECUTORS: dict[str, Callable[[Circuit, Tensor, Tensor], Tensor]] = {"exact": run}
+_RULES: dict[str, tuple[GradientRule, ...]] = {  # the first is the default
+    "exact": ("adjoint",),
+    "noisy": ("adjoint",),
+    "shots": ("shift", "adjoint"),
+}
 _NORMAL_STD = 0.1
+
+_SEEDS = 2**63 - 1
+_SEED_STEP = 0x1E3779B97F4A7C15  # far apart and odd, so that no two calls share a seed
+_BACKWARD = 0x2545F4914F6CDD1D
 
 
 class QuantumLayer(nn.Module):
@@ -30,12 +51,21 @@ class QuantumLayer(nn.Module):
 
     Args:
         circuit: The circuit; its inputs are the layer's inputs, its observables the outputs.
-        executor: Where the circuit runs: ``"exact"`` (batched simulation without noise).
+        executor: Where the circuit runs: ``"exact"`` (batched simulation without noise), ``"noisy"`` (exact
+            expectations with noise) or ``"shots"`` (estimates from shots).
         init: How :meth:`reset_parameters` draws the angles: ``"uniform"`` from [-π, π), ``"normal"`` with standard
             deviation 0.1, ``"zeros"``. Draws come from torch's default generator, so ``torch.manual_seed`` fixes them.
+        noise: Noise of gates and readout; needed by ``"noisy"``, optional for ``"shots"``.
+        shots: Shots of every sample, for ``"shots"``.
+        seed: Where shots come from. ``None``: every call draws a seed from torch's default generator, as dropout does,
+            so that ``torch.manual_seed`` fixes all shots and gradient checkpointing repeats those of the forward pass.
+            A number: the n-th call of this layer uses the n-th seed that follows from it, whatever else happens; n is
+            kept in the buffer ``calls``, which is saved with the layer. The backward pass draws shots of its own.
+        marginals: For ``"shots"``: draw every output by itself (much faster; outputs of a sample are independent).
+        gradient: ``"adjoint"`` or ``"shift"``; ``None`` takes the first that the executor offers.
 
     Raises:
-        InputError: Unknown executor or initialiser.
+        InputError: Unknown executor, initialiser or gradient rule, or options that do not go with the executor.
 
     Shape:
         ``(..., n_inputs) -> (..., n_observables)``. Computed in float32 (float64 for float64 inputs) also under
@@ -46,20 +76,60 @@ class QuantumLayer(nn.Module):
         >>> layer = QuantumLayer(qtha_block(n_qubits=4, n_layers=1))
         >>> layer(torch.zeros(2, 3, 4, dtype=torch.bfloat16)).shape, layer.weight.shape
         (torch.Size([2, 3, 4]), torch.Size([16]))
+        >>> noise = NoiseModel.uniform(depolarizing=0.01, readout=0.03)
+        >>> QuantumLayer(qtha_block(n_qubits=2, n_layers=1), executor="shots", shots=1000, seed=0, noise=noise)
+        QuantumLayer(n_qubits=2, n_inputs=2, n_weights=8, n_observables=2, executor='shots', shots=1000, seed=0, \
+noise=True, gradient='shift')
     """
 
-    def __init__(self, circuit: Circuit, executor: str = "exact", init: AngleInit = "uniform") -> None:
+    calls: Tensor
+
+    def __init__(
+        self,
+        circuit: Circuit,
+        executor: str = "exact",
+        init: AngleInit = "uniform",
+        *,
+        noise: NoiseModel | None = None,
+        shots: int | None = None,
+        seed: int | None = None,
+        marginals: bool = False,
+        gradient: GradientRule | None = None,
+    ) -> None:
         super().__init__()
-        if executor not in _EXECUTORS:
-            raise InputError(f"unknown executor {executor!r}; available: {', '.join(sorted(_EXECUTORS))}.")
+        if executor not in _RULES:
+            raise InputError(f"unknown executor {executor!r}; available: {', '.join(sorted(_RULES))}.")
         if init not in get_args(AngleInit):
             raise InputError(
                 f"unknown initialiser {init!r} of the angles; available: {', '.join(get_args(AngleInit))}."
             )
+        if gradient is not None and gradient not in _RULES[executor]:
+            raise InputError(
+                f"unknown gradient rule {gradient!r} of the executor {executor!r}; "
+                f"available: {', '.join(_RULES[executor])}."
+            )
+        if executor == "noisy" and noise is None:
+            raise InputError("the executor 'noisy' needs noise=NoiseModel(...); or use 'exact'.")
+        if executor == "exact" and noise is not None:
+            raise InputError("the executor 'exact' knows no noise; use executor='noisy' or 'shots'.")
+        if executor == "shots":
+            if isinstance(shots, bool) or not isinstance(shots, int) or shots < 1:
+                raise InputError(f"the executor 'shots' needs shots=, a whole number of at least 1 (got {shots!r}).")
+            if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= _SEEDS):
+                raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, or None (got {seed!r}).")
+        elif shots is not None or seed is not None or marginals:
+            raise InputError(f"shots, seed and marginals do nothing with the executor {executor!r}; use 'shots'.")
         self.circuit = circuit
         self.executor = executor
         self.init = init
+        self.noise = None if noise is None else noise.reduce(circuit)
+        self.shots = shots
+        self.seed = seed
+        self.marginals = marginals
+        self.gradient: GradientRule = gradient or _RULES[executor][0]
         self.weight = nn.Parameter(torch.empty(circuit.n_weights, dtype=torch.float32))
+        if seed is not None:
+            self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -80,12 +150,103 @@ class QuantumLayer(nn.Module):
             )
         batch = inputs.shape[:-1]
         flat = inputs.reshape(math.prod(batch), self.circuit.n_inputs)  # (samples, n_inputs)
-        outputs = _EXECUTORS[self.executor](self.circuit, flat, self.weight)
+        outputs = self._execute(flat)
         return outputs.view(*batch, self.circuit.n_observables).to(inputs.dtype)
+
+    def _execute(self, inputs: Tensor) -> Tensor:
+        if self.executor == "exact":
+            return run(self.circuit, inputs, self.weight)
+        if self.executor == "noisy":
+            assert self.noise is not None
+            return run_noisy(self.circuit, inputs, self.weight, self.noise)
+        assert self.shots is not None
+        if inputs.dtype != torch.float64:
+            inputs = inputs.float()
+        noise = "" if self.noise is None else self.noise.key
+        options = (self.circuit.key, noise, self.shots, self.marginals, self.gradient)
+        return torch.ops.qpeft.shots(inputs, self.weight, self._next_seed(), *options)
+
+    def _next_seed(self) -> Tensor:
+        if self.seed is None:
+            return torch.randint(_SEEDS, (), device="cpu")
+        seed = (self.calls * _SEED_STEP + self.seed) & _SEEDS
+        self.calls += 1
+        return seed
 
     def extra_repr(self) -> str:
         c = self.circuit
-        return (
+        text = (
             f"n_qubits={c.n_qubits}, n_inputs={c.n_inputs}, n_weights={c.n_weights}, "
             f"n_observables={c.n_observables}, executor={self.executor!r}"
         )
+        if self.executor == "shots":
+            text += f", shots={self.shots}, seed={self.seed}"
+        if self.noise is not None:
+            text += ", noise=True"
+        return text if self.executor == "exact" else f"{text}, gradient={self.gradient!r}"
+
+
+def _shots(
+    inputs: Tensor,
+    weights: Tensor,
+    seed: Tensor,
+    circuit: str,
+    noise: str,
+    shots: int,
+    marginals: bool,
+    gradient: str,
+) -> Tensor:
+    model = NoiseModel.from_key(noise) if noise else None
+    return run_shots(Circuit.from_key(circuit), inputs, weights, shots, seed, model, marginals)
+
+
+def _shots_backward(
+    cotangent: Tensor,
+    inputs: Tensor,
+    weights: Tensor,
+    seed: Tensor,
+    circuit: str,
+    noise: str,
+    shots: int,
+    marginals: bool,
+    gradient: str,
+) -> tuple[Tensor, Tensor]:
+    if gradient == "adjoint":
+        if noise:
+            return torch.ops.qpeft.noisy_expectations_backward(cotangent, inputs, weights, circuit, noise)
+        return torch.ops.qpeft.expectations_backward(cotangent, inputs, weights, circuit)
+    model = NoiseModel.from_key(noise) if noise else None
+
+    def evaluate(shifted: Circuit, angles: Tensor, nothing: Tensor) -> Tensor:
+        # Other shots than those of the forward pass, on which the cotangent depends: products stay without bias.
+        return run_shots(shifted, angles, nothing, shots, seed ^ _BACKWARD, model, marginals)
+
+    found = shift_gradient(Circuit.from_key(circuit), inputs, weights, evaluate, cotangent)
+    return found.inputs, found.weights.to(weights.dtype)
+
+
+_shots_op = torch.library.custom_op("qpeft::shots", _shots, mutates_args=())
+_shots_backward_op = torch.library.custom_op("qpeft::shots_backward", _shots_backward, mutates_args=())
+
+
+@_shots_op.register_fake
+def _(inputs: Tensor, weights: Tensor, seed: Tensor, circuit: str, *options: Any) -> Tensor:
+    return inputs.new_empty(inputs.shape[0], Circuit.from_key(circuit).n_observables)
+
+
+@_shots_backward_op.register_fake
+def _(cotangent: Tensor, inputs: Tensor, weights: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(inputs, memory_format=torch.contiguous_format), torch.empty_like(weights)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.options = inputs[3:]
+    ctx.save_for_backward(*inputs[:3])
+
+
+def _differentiate(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+    back = torch.ops.qpeft.shots_backward(cotangent, *ctx.saved_tensors, *ctx.options)
+    return *back, *(None for _ in range(6))
+
+
+_shots_op.register_autograd(_differentiate, setup_context=_keep)

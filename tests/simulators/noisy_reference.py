@@ -7,7 +7,16 @@ import numpy as np
 from dense_reference import FIXED, PAULI, on_wires
 
 from qpeft.circuits import Input, Weight
-from qpeft.simulators.noise import AmplitudeDamping, Depolarizing, PhaseDamping, ThermalRelaxation
+from qpeft.circuits.circuit import GATES
+from qpeft.simulators.noise import (
+    AmplitudeDamping,
+    Depolarizing,
+    GateNoise,
+    NoiseModel,
+    PhaseDamping,
+    ReadoutError,
+    ThermalRelaxation,
+)
 
 
 def gate_matrix(gate, x, w):
@@ -111,3 +120,20 @@ def noisy_jacobians(circuit, inputs, weights, noise, step=1e-5):
         slopes(circuit.n_inputs, lambda d: (inputs + d, weights)),
         slopes(circuit.n_weights, lambda d: (inputs, weights + d)),
     )
+
+
+def random_noise(rng, n):
+    """Up to four rules and some readout errors on ``n`` wires, over all channels and also their extremes."""
+    rules = []
+    for _ in range(rng.integers(5)):
+        channel = [
+            Depolarizing(rng.choice([0.0, 0.1, 0.3, 1.0]), joint=bool(rng.integers(2))),
+            AmplitudeDamping(rng.choice([0.0, 0.2, 1.0])),
+            PhaseDamping(rng.choice([0.3, 1.0])),
+            ThermalRelaxation(2.0, rng.choice([0.5, 3.0, 4.0]), rng.choice([0.0, 1.0])),
+        ][rng.integers(4)]
+        gates = None if rng.random() < 0.5 else tuple(map(str, rng.choice(list(GATES), 5)))
+        qubit = None if rng.random() < 0.6 else int(rng.integers(n))
+        rules.append(GateNoise(channel, gates, qubit=qubit))
+    errors = tuple(ReadoutError(*rng.random(2) * 0.4) for _ in range(n))
+    return NoiseModel(tuple(rules), [None, errors[0], errors][rng.integers(3)])

@@ -94,6 +94,17 @@ def check_angles(circuit: Circuit, inputs: Tensor, weights: Tensor) -> None:
         raise InputError(f"inputs are on {inputs.device}, weights on {weights.device}; move them to one device.")
 
 
+def check_finite(inputs: Tensor, weights: Tensor) -> None:
+    """Make sure that angles are numbers; not on accelerators, where the host would have to wait.
+
+    Raises:
+        InputError: NaN or infinity.
+    """
+    for name, angles in (("inputs", inputs), ("weights", weights)):
+        if angles.device.type == "cpu" and not angles.isfinite().all():
+            raise InputError(f"{name} hold NaN or infinity; angles must be finite numbers of radians.")
+
+
 class NoisyEngine:
     """A circuit with noise, ready to run."""
 
@@ -243,6 +254,10 @@ def _chunk_samples(bytes_per_sample: int, limit: int, device: torch.device) -> i
 def _choose_cones(program: NoisyProgram) -> list[Cone]:
     """Light cones of all observables, several in one if that is less work."""
     every = range(program.circuit.n_observables)
+    if len(every) > _MANY:  # as where all strings on some wires are wanted
+        together = find_cone(program, list(every))
+        if len(together.wires) <= MAX_CONE:
+            return [together]
     single = [find_cone(program, [place]) for place in every]
     for place, cone in zip(every, single, strict=True):
         if len(cone.wires) > MAX_CONE:
@@ -280,6 +295,7 @@ def _choose_cones(program: NoisyProgram) -> list[Cone]:
 # Measured: an operation on few numbers takes as long as 100,000 multiplications. A batch is taken to have 500 samples.
 _STEP_COST = 1e5
 _BATCH = 500
+_MANY = 32  # observables that are not looked at one by one
 _TRIED = 8  # cones that another one is compared with
 
 
@@ -298,10 +314,7 @@ def _engine(circuit: str, noise: str) -> NoisyEngine:
 
 
 def _evaluate(inputs: Tensor, weights: Tensor, circuit: str, noise: str) -> Tensor:
-    if inputs.device.type == "cpu":  # elsewhere a check would make the host wait
-        for name, angles in (("inputs", inputs), ("weights", weights)):
-            if not angles.isfinite().all():
-                raise InputError(f"{name} hold NaN or infinity; angles must be finite numbers of radians.")
+    check_finite(inputs, weights)
     # Inside the operators autocast is off: it would turn the matrix products into half precision.
     with torch.autocast(inputs.device.type, enabled=False):
         return _engine(circuit, noise).evaluate(inputs, weights)
