@@ -43,6 +43,7 @@ both.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -114,7 +115,7 @@ class Machine(NamedTuple):
     def floor(self, ansatz: str, n: int, layers: int, batch: int, both: bool) -> float:
         """Least seconds of a call."""
         size = (16 if both else 8) * n * batch
-        nearest = min(self.bandwidth, key=lambda known: abs(known - size))
+        nearest = min(self.bandwidth, key=lambda known: abs(math.log(known / size)))
         return max(operations(ansatz, n, layers, both).number * batch / self.flops, size / self.bandwidth[nearest])
 
 

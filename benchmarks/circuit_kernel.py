@@ -1,7 +1,7 @@
 """The circuit simulator against other frameworks and against the machine's limits.
 
     python benchmarks/peers/setup.py                    # once: the peers' environments
-    python benchmarks/circuit_kernel.py --prepare       # once: what TensorCircuit-NG compiles, kept on disk
+    python benchmarks/circuit_kernel.py --prepare       # once, half an hour: compile what is kept on disk
     python benchmarks/circuit_kernel.py                 # the whole grid, about 25 minutes on 2 cores
     python benchmarks/circuit_kernel.py --quick         # a few points, about 2 minutes
     python benchmarks/circuit_kernel.py --qubits 8 --layers 2 --batch 4096 --threads 1 --peers flagquantum
@@ -368,34 +368,41 @@ def memory(race: Race, patience: float, batches: list[int]) -> list[dict[str, An
 
 
 def prepare(points: list[Point], contenders: list[Contender], envs: Path, console: Console) -> None:
-    """Let the contenders that compile do so at every shape of the grid, as many at once as there are cores."""
-    tasks: dict[tuple, tuple[Contender, Point]] = {}
+    """Let the contenders that compile do so at every shape of the grid, one process for each core."""
+    points = [*points, MEMORY_POINT, *(MEMORY_POINT._replace(batch=batch) for batch in BATCHES[1:])]
+    shapes = {point._replace(batch=point.part()) for point in points}
     for contender in (c for c in contenders if c.compiles and why_absent(c, envs) is None):
-        for point in [*points, MEMORY_POINT]:
-            part = point._replace(batch=point.part())
-            tasks.setdefault((contender.name, part._replace(threads=1)), (contender, part))
+        for threads in sorted({shape.threads for shape in shapes}):
+            todo = sorted(
+                (s for s in shapes if s.threads == threads), key=lambda s: len(s.circuit().gates), reverse=True
+            )
+            cores = range(os.cpu_count() or 1)
+            with ThreadPoolExecutor(len(cores)) as pool:
+                list(pool.map(lambda place: compile_all(contender, todo, envs, place, console), cores))  # noqa: B023
 
-    def compile_one(task: tuple[Contender, Point]) -> str:
-        contender, point = task
-        start = time.monotonic()
-        worker = None
-        try:
-            worker = WorkerProcess(contender, envs, point.threads)
-            with tempfile.TemporaryDirectory() as folder:
-                arrays = Path(folder) / "arrays.npz"
-                make_arrays(point, 1, arrays)
-                load(worker, math.inf, point, arrays, point.batch)
-                worker.ask(3600, do="check", to=str(arrays.with_name("answer.npz")))
-        except WorkerError as error:
-            return f"{contender.title}, {point.key}: {error}"
-        finally:
-            if worker is not None:
-                worker.stop()
-        return f"{contender.title}, {point.key}: {time.monotonic() - start:.0f} s"
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, line in enumerate(pool.map(compile_one, tasks.values()), start=1):
-            console.print(f"{done}/{len(tasks)} {line}")
+def compile_all(contender: Contender, todo: list[Point], envs: Path, place: int, console: Console) -> None:
+    """Take shapes off the end of a list that other threads share until it is empty."""
+    worker: WorkerProcess | None = None
+    try:
+        while todo:
+            shape, start, outcome = todo.pop(), time.monotonic(), ""
+            try:
+                if worker is None or not worker.alive:
+                    worker = WorkerProcess(contender, envs, shape.threads, place)
+                with tempfile.TemporaryDirectory() as folder:
+                    arrays = Path(folder) / "arrays.npz"
+                    make_arrays(shape, 1, arrays)
+                    load(worker, 3600, shape, arrays, shape.batch)
+                    worker.ask(3600, do="check", to=str(arrays.with_name("answer.npz")))
+            except WorkerError as error:
+                outcome = f": {error}"
+            console.print(f"{shape.key}: {time.monotonic() - start:.0f} s{outcome}; {len(todo)} left", highlight=False)
+    except IndexError:  # another thread took the last one
+        pass
+    finally:
+        if worker is not None:
+            worker.stop()
 
 
 def grid(arguments: argparse.Namespace) -> list[Point]:

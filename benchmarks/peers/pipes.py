@@ -22,17 +22,18 @@ class WorkerError(Exception):
 
 
 class WorkerProcess:
-    """One contender on so many threads."""
+    """One contender on so many threads; processes of another ``place`` are pinned to other cores, if there are."""
 
-    def __init__(self, contender: Contender, envs: Path, threads: int) -> None:
+    def __init__(self, contender: Contender, envs: Path, threads: int, place: int = 0) -> None:
         self.contender, self.log = contender, envs / "workers.log"
         envs.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads)), **dict(contender.variables)}
-        # Apart for each number of threads: XLA splits loops for them when it compiles, but does not put it in its keys.
+        # Apart for each number of threads: XLA splits loops for them when it compiles, and its keys do not say so.
         environment["JAX_COMPILATION_CACHE_DIR"] = str(envs / "compiled" / str(threads))
         environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
         environment.pop("PYTHONPATH", None)
-        command = [str(contender.python(envs)), str(HERE / "worker.py"), contender.module, "--threads", str(threads)]
+        command = [str(contender.python(envs)), str(HERE / "worker.py"), contender.module]
+        command += ["--threads", str(threads), "--place", str(place)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, text=True

@@ -1,6 +1,6 @@
 """One contender as a process: reads JSON lines from its standard input and answers each with one JSON line.
 
-    python worker.py adapter_pennylane [--threads 1]
+    python worker.py adapter_pennylane [--threads 1] [--place 0]
 
 The process is pinned to as many cores as it has threads, where the system allows that. It runs inside the contender's
 own environment and needs nothing but numpy beside it. Commands:
@@ -84,12 +84,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("adapter", help="module in this folder")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--place", type=int, default=0, help="which cores: 0 the last ones, 1 those before, ...")
     parser.add_argument("--import-only", action="store_true", help="end after the import, with code 0 if it worked")
     arguments = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-arguments.threads :])
+        cores = sorted(os.sched_getaffinity(0), reverse=True)
+        first = arguments.place * arguments.threads
+        os.sched_setaffinity(0, cores[first : first + arguments.threads] or cores[: arguments.threads])
     adapter = importlib.import_module(arguments.adapter)
     if arguments.import_only:
         return
