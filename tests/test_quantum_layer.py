@@ -16,7 +16,7 @@ import qpeft.layer
 from qpeft.circuits import qtha_block, rotation_cnot_ring
 from qpeft.errors import InputError
 from qpeft.layer import QuantumLayer
-from qpeft.simulators import run
+from qpeft.simulators import NoiseModel, run, run_noisy, run_shots
 from two_processes import leave, run_on_two_processes
 
 
@@ -200,6 +200,169 @@ def test_data_parallel_on_two_processes(tmp_path):
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         torch.testing.assert_close(found, layer.weight.grad, rtol=1e-5, atol=1e-7)
+
+
+NOISE = NoiseModel.uniform(depolarizing=0.03, readout=(0.02, 0.05))
+
+
+def layer_with(executor, circuit=None, **options):
+    torch.manual_seed(0)
+    return QuantumLayer(circuit or qtha_block(2, 2), executor=executor, **options)
+
+
+def test_noisy_executor_computes_noisy_expectations():
+    layer = layer_with("noisy", noise=NOISE)
+    inputs = samples(4, 5, 2)
+    outputs = layer(inputs)
+    expected = run_noisy(layer.circuit, inputs.view(-1, 2), layer.weight, NOISE)
+    assert torch.equal(outputs.view(-1, 2), expected)
+    for a, b in zip(gradients(layer, inputs, outputs), gradients(layer, inputs, expected), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    assert "executor='noisy', noise=True, gradient='adjoint'" in repr(layer)
+
+
+@pytest.mark.parametrize("options", [{"noise": NOISE}, {}, {"marginals": True}])
+def test_shots_executor_estimates_without_bias(options):
+    """Many equal rows are many independent estimates, of outputs and of gradients by the shift rule."""
+    layer = layer_with("shots", shots=20, seed=3, **options)
+    rows = 4000
+    point = torch.tensor([[0.4, -1.1]], dtype=torch.float64)
+    inputs = point.repeat(rows, 1).requires_grad_()
+    weight = layer.weight.detach().double()
+    cotangent = torch.tensor([0.7, -1.3], dtype=torch.float64)
+    outputs = layer(inputs)
+    to_inputs, to_weight = torch.autograd.grad(outputs, (inputs, layer.weight), cotangent.expand(rows, 2))
+
+    point.requires_grad_()
+    weight.requires_grad_()
+    model = options.get("noise", NoiseModel())
+    exact = run_noisy(layer.circuit, point, weight, model)
+    by_inputs, by_weight = torch.autograd.grad(exact, (point, weight), cotangent[None])
+    for found, expected in ((outputs, exact), (to_inputs, by_inputs)):
+        error = found.std(0) / rows**0.5
+        assert ((found.mean(0) - expected[0]).abs() < 4.5 * error).all()
+        assert (error > 0).all()
+    # Of the mean over rows: at most the norm of the rule's coefficients over all gates, shots of every output aside.
+    assert (to_weight.double() / rows - by_weight).abs().max() < 4.5 * 2 / (20 * rows) ** 0.5
+
+
+def test_loss_gradients_from_shots_are_unbiased():
+    """The backward pass uses shots of its own: with those of the forward pass, products would be biased."""
+    layer = layer_with("shots", rotation_cnot_ring(1, 1), shots=4, seed=1)
+    rows = 100_000
+    inputs = torch.full((rows, 1), 0.9, dtype=torch.float64, requires_grad=True)
+    layer(inputs).square().sum().backward()
+    point = torch.tensor([[0.9]], dtype=torch.float64, requires_grad=True)
+    exact = run(layer.circuit, point, layer.weight.detach())
+    (slope,) = torch.autograd.grad(exact.sum(), point)
+    expected = 2 * exact.detach() * slope
+    error = inputs.grad.std() / rows**0.5
+    assert abs(expected) > 20 * error
+    assert abs(inputs.grad.mean() - expected) < 4.5 * error
+
+
+@pytest.mark.parametrize("noise", [None, NOISE])
+def test_adjoint_gradients_of_shots_are_those_of_the_expectations(noise):
+    layer = layer_with("shots", shots=10, noise=noise, gradient="adjoint")
+    exact = layer_with("exact") if noise is None else layer_with("noisy", noise=noise)
+    inputs = samples(6, 2)
+    outputs = layer(inputs)
+    assert not torch.equal(outputs, exact(inputs))
+    expected = exact(inputs)
+    for a, b in zip(
+        torch.autograd.grad(outputs.sum(), (inputs, layer.weight)),
+        torch.autograd.grad(expected.sum(), (inputs, exact.weight)),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+
+
+def test_seeds_of_shots():
+    inputs = samples(50, 2)
+    layer = layer_with("shots", shots=10, seed=5)
+    first, second = layer(inputs), layer(inputs)
+    assert not torch.equal(first, second)
+    assert torch.equal(first, run_shots(layer.circuit, inputs, layer.weight, 10, seed=5))
+    again = layer_with("shots", shots=10, seed=5)
+    torch.manual_seed(77)  # other random numbers do not matter
+    assert torch.equal(again(inputs), first)
+    resumed = layer_with("shots", shots=10, seed=5)
+    resumed.load_state_dict(again.state_dict())
+    assert torch.equal(resumed(inputs), second)
+    assert torch.equal(copy.deepcopy(again)(inputs), again(inputs))
+
+    free = layer_with("shots", shots=10)
+    assert list(free.state_dict()) == ["weight"]
+    torch.manual_seed(1)
+    outputs = free(inputs)
+    torch.manual_seed(1)
+    assert torch.equal(free(inputs), outputs)
+    assert not torch.equal(free(inputs), outputs)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_repeats_shots(reentrant):
+    layer = layer_with("shots", shots=10, gradient="adjoint")
+    seen = []
+
+    def section(x):
+        outputs = layer(x)
+        seen.append(outputs.detach())
+        return outputs.square()
+
+    inputs = samples(6, 2)
+    checkpoint(section, inputs, use_reentrant=reentrant).sum().backward()
+    assert len(seen) == 2
+    assert torch.equal(*seen)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"executor": "noisy", "noise": NOISE},
+        {"executor": "shots", "shots": 50, "seed": 0, "noise": NOISE},
+        {"executor": "shots", "shots": 50, "seed": 0, "gradient": "adjoint", "marginals": True},
+    ],
+)
+def test_other_executors_compile_as_one_graph(options):
+    inputs = samples(5, 2)
+    layer, same = layer_with(**options), layer_with(**options)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for _ in range(2):  # the second call uses the second seed
+        outputs, expected = compiled(inputs), same(inputs)
+        assert torch.equal(outputs, expected)
+        for a, b in zip(gradients(layer, inputs, outputs), gradients(same, inputs, expected), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_other_executors_keep_types_and_shapes():
+    for layer in (layer_with("noisy", noise=NOISE), layer_with("shots", shots=5, seed=0)):
+        for shape in ((2,), (0, 2), (3, 4, 2)):
+            inputs = samples(*shape, dtype=torch.bfloat16)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                outputs = layer(inputs)
+            assert (outputs.shape, outputs.dtype) == (shape, torch.bfloat16)
+            outputs.sum().backward()
+            assert inputs.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"executor": "noisy"}, "'noisy' needs noise="),
+        ({"noise": NOISE}, "'exact' knows no noise"),
+        ({"executor": "shots"}, "'shots' needs shots="),
+        ({"executor": "shots", "shots": 0}, "'shots' needs shots="),
+        ({"executor": "shots", "shots": 5, "seed": -1}, "seed must be"),
+        ({"shots": 5}, "do nothing with the executor 'exact'"),
+        ({"executor": "noisy", "noise": NOISE, "seed": 1}, "do nothing with the executor 'noisy'"),
+        ({"gradient": "shift"}, "unknown gradient rule 'shift' of the executor 'exact'; available: adjoint"),
+        ({"executor": "noisy", "noise": NoiseModel(couplers=[])}, "coupler"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(options, words):
+    with pytest.raises(InputError, match=words):
+        QuantumLayer(qtha_block(2, 1), **options)
 
 
 def test_example_in_the_docstring():
