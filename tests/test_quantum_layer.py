@@ -367,3 +367,19 @@ def test_options_that_do_not_fit_are_named(options, words):
 
 def test_example_in_the_docstring():
     assert doctest.testmod(qpeft.layer).failed == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_activation_that_is_not_finite_spoils_its_own_sample_only(value):
+    """As those of tokens that nobody attends to may be; :func:`qpeft.simulators.run` refuses them."""
+    layer = QuantumLayer(qtha_block(3, 2))
+    inputs = torch.randn(20, 3)
+    good = layer(inputs)
+    inputs[17, 1] = value
+    outputs = layer(inputs)
+    assert outputs[17].isnan().all()
+    others = [sample for sample in range(20) if sample != 17]
+    assert torch.equal(outputs[others], good[others])
+    inputs.requires_grad_()
+    layer(inputs)[others].sum().backward()
+    assert inputs.grad[others].isfinite().all()

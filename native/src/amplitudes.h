@@ -187,7 +187,7 @@ class AmplitudeKernel {
         R value = static_cast<R>(shared_.alpha[j + k]);
         for (int i = 0; i < a.n_inputs; ++i)
           value += static_cast<R>(a.input_factors[i]) * x[a.inputs[i] * call_.input_column];
-        if (!std::isfinite(value)) return false;
+        if (!plan_.pass_nonfinite && !std::isfinite(value)) return false;
         alpha[k] = value;
       }
       sincos_any<R>(alpha, s, c);

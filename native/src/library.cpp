@@ -203,7 +203,7 @@ int64_t run(Call &call, bool is_double, bool backward, int n_threads, const void
   const KernelFunctions &functions = is_double ? kernel().f64 : kernel().f32;
   void *shared = shared_arena.reserve(functions.shared_bytes(plan));
   if (!shared) return kMemory;
-  if (!functions.share(plan, call.weights, shared)) return kWeights;
+  if (!functions.share(plan, call.weights, shared) && !plan.pass_nonfinite) return kWeights;
   const int64_t block = plan.by_amplitudes ? 1 : functions.lanes;
   const int64_t n_blocks = (call.batch + block - 1) / block;
   // A thread is worth its start from some tens of microseconds of work on.
@@ -244,7 +244,7 @@ int64_t run(Call &call, bool is_double, bool backward, int n_threads, const void
 }  // namespace
 
 /// Number of this interface; it grows when a function's arguments or meaning change.
-QPEFT_EXPORT int qpeft_native_abi() { return 3; }
+QPEFT_EXPORT int qpeft_native_abi() { return 4; }
 
 /// Name of the instruction set in use.
 QPEFT_EXPORT const char *qpeft_native_isa() { return kernel().name; }
@@ -270,6 +270,9 @@ QPEFT_EXPORT void *qpeft_plan_create(const int64_t *ints, int64_t n_ints, const 
     return nullptr;
   }
 }
+
+/// From now on NaN and infinity in angles make what depends on them NaN, instead of ending the call.
+QPEFT_EXPORT void qpeft_plan_pass_nonfinite(void *plan) { static_cast<OwnedPlan *>(plan)->plan.pass_nonfinite = true; }
 
 /// Bytes that one thread works in, and those shared by all.
 QPEFT_EXPORT int64_t qpeft_plan_bytes(const void *plan, int is_double, int backward, int n_threads) {

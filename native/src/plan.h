@@ -103,6 +103,7 @@ struct Plan {
   bool simple_outputs;    // output m is value m, for every m
   bool probabilities;     // outputs are |psi|^2 of the only part instead of values
   bool by_amplitudes;     // lanes are amplitudes of one sample instead of samples
+  bool pass_nonfinite;    // NaN and infinity make what depends on them NaN, instead of ending the call
   size_t *table_offsets;  // in elements of cos or sin
   size_t table_size;
   int max_qubits;

@@ -202,7 +202,7 @@ class SampleKernel {
       V s, c;
       const V alpha = angle(j);
       for (int i = 0; i < lanes; ++i)
-        if (!std::isfinite(alpha[i])) return start + i;
+        if (!plan_.pass_nonfinite && !std::isfinite(alpha[i])) return start + i;
       sincos_any<R>(alpha, s, c);
       set_angle(j, c, s);
     }

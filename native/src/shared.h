@@ -45,11 +45,12 @@ inline void walsh_hadamard(double *values, int bits) {
 // sin and cos of shared angles and of the phases of tables. False where a weight is not finite.
 template <class R>
 bool share_angles(const Plan &plan, const double *weights, const SharedAngles<R> &shared) {
+  bool finite = true;
   for (int j = 0; j < plan.n_angles; ++j) {
     const Angle &a = plan.angles[j];
     double alpha = a.constant;
     for (int i = 0; i < a.n_weights; ++i) alpha += a.weight_factors[i] * weights[a.weights[i]];
-    if (!std::isfinite(alpha)) return false;
+    finite = finite && std::isfinite(alpha);
     shared.alpha[j] = alpha;
   }
   constexpr int kWidth = kLanes<double>;
@@ -86,7 +87,7 @@ bool share_angles(const Plan &plan, const double *weights, const SharedAngles<R>
       }
     }
   }
-  return true;
+  return finite;
 }
 
 // Adds the gradients of the angles in tables, from the gradients of the tables' phases (which it overwrites).

@@ -69,7 +69,8 @@ class QuantumLayer(nn.Module):
 
     Shape:
         ``(..., n_inputs) -> (..., n_observables)``. Computed in float32 (float64 for float64 inputs) also under
-        autocast; the result has the dtype of the inputs.
+        autocast; the result has the dtype of the inputs. With ``"exact"`` a NaN or infinite input makes the outputs of
+        its own sample NaN, as in other layers.
 
     Example:
         >>> from qpeft.circuits import qtha_block
@@ -155,7 +156,7 @@ noise=True, gradient='shift')
 
     def _execute(self, inputs: Tensor) -> Tensor:
         if self.executor == "exact":
-            return run(self.circuit, inputs, self.weight)
+            return run(self.circuit, inputs, self.weight, check=False)
         if self.executor == "noisy":
             assert self.noise is not None
             return run_noisy(self.circuit, inputs, self.weight, self.noise)
@@ -214,7 +215,7 @@ def _shots_backward(
     if gradient == "adjoint":
         if noise:
             return torch.ops.qpeft.noisy_expectations_backward(cotangent, inputs, weights, circuit, noise)
-        return torch.ops.qpeft.expectations_backward(cotangent, inputs, weights, circuit)
+        return torch.ops.qpeft.expectations_backward(cotangent, inputs, weights, circuit, True)
     model = NoiseModel.from_key(noise) if noise else None
 
     def evaluate(shifted: Circuit, angles: Tensor, nothing: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def circuit(request, monkeypatch):
     """A circuit that each engine can run, with that engine behind the operators."""
     engine = request.param
     if engine is not CHOSEN:
-        monkeypatch.setattr(exact, "engine", lambda key, device="cpu": engine.build(Circuit.from_key(key)))
+        monkeypatch.setattr(exact, "engine", lambda key, device="cpu", check=True: engine.build(Circuit.from_key(key)))
     return rotation_cnot_ring(3, 2)
 
 
@@ -103,8 +103,8 @@ def gradients(outputs, inputs, weights):
 def test_operator_contract(circuit, dtype):
     """Schemas, fake tensors, autograd registration, tracing with dynamic shapes."""
     inputs, weights = angles_for(circuit, 3, dtype=dtype)
-    torch.library.opcheck(torch.ops.qpeft.expectations.default, (inputs, weights, circuit.key))
-    values = torch.ones(3, 3, dtype=dtype), inputs.detach(), weights.detach(), circuit.key
+    torch.library.opcheck(torch.ops.qpeft.expectations.default, (inputs, weights, circuit.key, True))
+    values = torch.ones(3, 3, dtype=dtype), inputs.detach(), weights.detach(), circuit.key, True
     torch.library.opcheck(torch.ops.qpeft.expectations_backward.default, values)
 
 

@@ -9,8 +9,8 @@ memory is bounded whatever the batch is, and keep nothing for the backward pass 
 Everything sits in two operators registered with torch, opaque to the compiler and to autocast. Code that runs eagerly
 reaches the same engines through an autograd function, which costs half the time per call.
 
-An angle that is NaN or infinite is an error, except on accelerators, where a check would make the host wait: there it
-makes every expectation that depends on it NaN.
+An angle that is NaN or infinite is an error unless ``check=False``: then, and on accelerators always, because a check
+would make the host wait, it makes every expectation NaN that depends on it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda
 _MAX_QUBITS_TORCH = 20  # one complex64 state of 20 qubits takes 8 MiB, and torch's backward pass keeps one per step
 
 
-def run(circuit: Circuit, inputs: Tensor, weights: Tensor) -> Tensor:
+def run(circuit: Circuit, inputs: Tensor, weights: Tensor, check: bool = True) -> Tensor:
     """Evaluate a circuit for a batch of inputs.
 
     Args:
         circuit: What to run, at most 24 qubits (20 without the native kernel).
         inputs: ``(batch, n_inputs)``, radians before the circuit's scales.
         weights: ``(n_weights,)``, radians, shared by the batch.
+        check: Whether a NaN or infinite angle is an error (on the processor). Layers of a network pass ``False``:
+            activations of tokens that nobody attends to may be NaN.
 
     Returns:
         Expectations ``(batch, n_observables)`` in [-1, 1] up to rounding: float64 if ``inputs`` are float64, else
@@ -72,10 +74,10 @@ def run(circuit: Circuit, inputs: Tensor, weights: Tensor) -> Tensor:
     if inputs.dtype != torch.float64:
         inputs = inputs.float()
     if type(inputs) is not Tensor or torch.compiler.is_compiling() or _functorch_active():
-        return torch.ops.qpeft.expectations(inputs, weights, circuit.key)
+        return torch.ops.qpeft.expectations(inputs, weights, circuit.key, check)
     if torch.is_grad_enabled() and (inputs.requires_grad or weights.requires_grad):
-        return _Expectations.apply(inputs, weights, circuit.key)
-    return _evaluate(inputs, weights, circuit.key)
+        return _Expectations.apply(inputs, weights, circuit.key, check)
+    return _evaluate(inputs, weights, circuit.key, check)
 
 
 class _Engine(Protocol):
@@ -85,7 +87,7 @@ class _Engine(Protocol):
 
 
 @lru_cache(maxsize=256)
-def engine(key: str, device: str = "cpu") -> _Engine:
+def engine(key: str, device: str = "cpu", check: bool = True) -> _Engine:
     """What runs a circuit, given by its key, on a type of device.
 
     Raises:
@@ -93,7 +95,7 @@ def engine(key: str, device: str = "cpu") -> _Engine:
     """
     circuit = Circuit.from_key(key)
     if device == "cpu" and native.available():
-        return native.NativeEngine(circuit)
+        return native.NativeEngine(circuit, check=check)
     if circuit.n_qubits > _MAX_QUBITS_TORCH:
         raise InputError(
             f"{circuit.n_qubits} qubits need the native kernel, which is {native.description()}; without it the "
@@ -105,11 +107,11 @@ def engine(key: str, device: str = "cpu") -> _Engine:
     return StateVectorEngine(lower(circuit), circuit.n_inputs, circuit.n_weights)
 
 
-def _evaluate(inputs: Tensor, weights: Tensor, circuit: str) -> Tensor:
-    chosen = engine(circuit, inputs.device.type)
+def _evaluate(inputs: Tensor, weights: Tensor, circuit: str, check: bool) -> Tensor:
+    chosen = engine(circuit, inputs.device.type, check)
     if isinstance(chosen, native.NativeEngine):
         return chosen.evaluate(inputs, weights)
-    if inputs.device.type == "cpu":
+    if check and inputs.device.type == "cpu":
         for name, angles in (("inputs", inputs), ("weights", weights)):
             if not angles.isfinite().all():
                 raise InputError(f"{name} hold NaN or infinity; angles must be finite numbers of radians.")
@@ -118,8 +120,10 @@ def _evaluate(inputs: Tensor, weights: Tensor, circuit: str) -> Tensor:
         return chosen.evaluate(inputs, weights)
 
 
-def _evaluate_backward(gradient: Tensor, inputs: Tensor, weights: Tensor, circuit: str) -> tuple[Tensor, Tensor]:
-    chosen = engine(circuit, inputs.device.type)
+def _evaluate_backward(
+    gradient: Tensor, inputs: Tensor, weights: Tensor, circuit: str, check: bool
+) -> tuple[Tensor, Tensor]:
+    chosen = engine(circuit, inputs.device.type, check)
     if isinstance(chosen, native.NativeEngine):
         to_inputs, to_weights = chosen.differentiate(gradient, inputs, weights)
     else:
@@ -132,17 +136,17 @@ class _Expectations(torch.autograd.Function):
     """The operators below for code that runs eagerly."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weights: Tensor, circuit: str) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, weights: Tensor, circuit: str, check: bool) -> Tensor:
         ctx.save_for_backward(inputs, weights)
-        ctx.circuit = circuit
-        return _evaluate(inputs, weights, circuit)
+        ctx.settings = circuit, check
+        return _evaluate(inputs, weights, circuit, check)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         inputs, weights = ctx.saved_tensors
         if torch.is_grad_enabled():  # someone wants to differentiate again: the operator refuses that
-            return *torch.ops.qpeft.expectations_backward(gradient, inputs, weights, ctx.circuit), None
-        return *_evaluate_backward(gradient, inputs, weights, ctx.circuit), None
+            return *torch.ops.qpeft.expectations_backward(gradient, inputs, weights, *ctx.settings), None, None
+        return *_evaluate_backward(gradient, inputs, weights, *ctx.settings), None, None
 
 
 _expectations = torch.library.custom_op("qpeft::expectations", _evaluate, mutates_args=())
@@ -150,23 +154,23 @@ _expectations_backward = torch.library.custom_op("qpeft::expectations_backward",
 
 
 @_expectations.register_fake
-def _(inputs: Tensor, weights: Tensor, circuit: str) -> Tensor:
+def _(inputs: Tensor, weights: Tensor, circuit: str, check: bool) -> Tensor:
     return inputs.new_empty(inputs.shape[0], Circuit.from_key(circuit).n_observables)
 
 
 @_expectations_backward.register_fake
-def _(gradient: Tensor, inputs: Tensor, weights: Tensor, circuit: str) -> tuple[Tensor, Tensor]:
+def _(gradient: Tensor, inputs: Tensor, weights: Tensor, circuit: str, check: bool) -> tuple[Tensor, Tensor]:
     return torch.empty_like(inputs, memory_format=torch.contiguous_format), torch.empty_like(weights)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
-    values, weights, ctx.circuit = inputs
-    ctx.save_for_backward(values, weights)
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, str, bool], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.settings = inputs[2:]
 
 
-def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
     inputs, weights = ctx.saved_tensors
-    return *torch.ops.qpeft.expectations_backward(gradient, inputs, weights, ctx.circuit), None
+    return *torch.ops.qpeft.expectations_backward(gradient, inputs, weights, *ctx.settings), None, None
 
 
 _expectations.register_autograd(_differentiate, setup_context=_keep)

@@ -30,7 +30,7 @@ from qpeft.simulators.plan import KernelSizes, make_plan
 
 MAX_QUBITS = 24
 _LARGE = 18  # from here on a state takes megabytes
-_ABI = 3
+_ABI = 4
 _WEIGHTS, _MEMORY = -2, -3
 
 
@@ -65,6 +65,7 @@ def _library() -> ctypes.CDLL | str:
     library.qpeft_plan_create.restype = c_void_p
     library.qpeft_plan_create.argtypes = [c_void_p, c_int64, c_void_p, c_int64]
     library.qpeft_plan_destroy.argtypes = [c_void_p]
+    library.qpeft_plan_pass_nonfinite.argtypes = [c_void_p]
     library.qpeft_plan_bytes.restype = c_int64
     library.qpeft_plan_bytes.argtypes = [c_void_p, c_int, c_int, c_int]
     batch: list[Any] = [c_void_p, c_int64, c_int64]  # pointer and strides
@@ -116,12 +117,13 @@ class NativeEngine:
     Args:
         circuit: The circuit, at most 24 qubits.
         probabilities: Whether to return the ``2**n_qubits`` probabilities of basis states instead of the observables.
+        check: Whether a NaN or infinite angle is an error; if not, what depends on it is NaN.
 
     Raises:
         InputError: There is no native kernel.
     """
 
-    def __init__(self, circuit: Circuit, probabilities: bool = False) -> None:
+    def __init__(self, circuit: Circuit, probabilities: bool = False, check: bool = True) -> None:
         library = _loaded()
         sizes = KernelSizes(library.qpeft_native_vector_bytes(), library.qpeft_native_max_radix())
         ints, numbers = make_plan(circuit, sizes, probabilities)
@@ -134,6 +136,8 @@ class NativeEngine:
         self._plan = library.qpeft_plan_create(ints.ctypes.data, ints.size, numbers.ctypes.data, numbers.size)
         if not self._plan:
             raise MemoryError(f"no memory for the plan of a circuit on {circuit.n_qubits} qubits")
+        if not check:
+            library.qpeft_plan_pass_nonfinite(self._plan)
         # Small circuits are not checked at every call: their states fit into a core's cache.
         self._bytes = library.qpeft_plan_bytes if circuit.n_qubits >= _LARGE else None
 
