@@ -485,8 +485,7 @@ def measure(arguments: argparse.Namespace, points: list[Point], results: dict[st
     todo = sum(point.weight() for point in missing)
     left = 60 * arguments.minutes
     try:
-        for threads in sorted({point.threads for point in points}):
-            results["limits"][str(threads)] = circuit_floor.measure(threads)._asdict()
+        find_limits(points, results)
         with bar(console) as progress:
             task = progress.add_task("", total=todo)
             for place, point in enumerate(missing, start=1 + len(points) - len(missing)):
@@ -507,8 +506,22 @@ def measure(arguments: argparse.Namespace, points: list[Point], results: dict[st
             batches = [batch for batch in arguments.batch or BATCHES if batch >= 1024]
             results["memory"] = memory(race, arguments.patience, batches)
             save(arguments.output, results)
+        race.stop()
+        find_limits(points, results)
+        save(arguments.output, results)
     finally:
         race.stop()
+
+
+def find_limits(points: list[Point], results: dict[str, Any]) -> None:
+    """Measure the machine, keeping the highest figures found yet: neighbours only ever lower them."""
+    for threads in sorted({point.threads for point in points}):
+        found = circuit_floor.measure(threads)
+        for known in (m for count, m in results["limits"].items() if int(count) <= threads):
+            bandwidth = {size: max(value, known["bandwidth"][str(size)]) for size, value in found.bandwidth.items()}
+            found = found._replace(flops=max(found.flops, known["flops"]), bandwidth=bandwidth)
+        record = {"flops": found.flops, "source": found.source}
+        results["limits"][str(threads)] = {**record, "bandwidth": {str(k): v for k, v in found.bandwidth.items()}}
 
 
 def complete(results: dict[str, Any], point: Point, chosen: list[Contender]) -> bool:
