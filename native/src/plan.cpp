@@ -82,6 +82,7 @@ class Reader {
 };
 
 void read_angle(Reader &r, Angle &angle, const Plan &plan) {
+  angle.twin = -1;
   angle.in_sweeps = false;
   angle.constant = r.number();
   angle.n_inputs = r.count();
@@ -90,6 +91,13 @@ void read_angle(Reader &r, Angle &angle, const Plan &plan) {
   angle.n_weights = r.count();
   angle.weights = r.indices(angle.n_weights, plan.n_weights);
   angle.weight_factors = r.numbers(angle.n_weights);
+}
+
+bool same_inputs(const Angle &a, const Angle &b) {
+  if (a.n_inputs != b.n_inputs) return false;
+  for (int i = 0; i < a.n_inputs; ++i)
+    if (a.inputs[i] != b.inputs[i] || a.input_factors[i] != b.input_factors[i]) return false;
+  return true;
 }
 
 Turn read_turn(Reader &r, const Plan &plan, int n_qubits) {
@@ -216,6 +224,9 @@ std::unique_ptr<OwnedPlan> read_plan(const int64_t *ints, size_t n_ints, const d
     read_angle(r, angles[i], plan);
     r.require(i >= plan.n_shared || angles[i].n_inputs == 0);
   }
+  for (int i = 0; i < plan.n_angles; ++i)
+    for (int j = 0; j < i && angles[i].twin < 0; ++j)
+      if (angles[i].n_inputs && same_inputs(angles[i], angles[j])) angles[i].twin = angles[j].twin < 0 ? j : angles[j].twin;
   plan.angles = angles;
   plan.n_parts = r.count();
   r.require(plan.n_parts == 1 || !(plan.by_amplitudes || plan.probabilities));

@@ -14,6 +14,7 @@ namespace qpeft {
 struct Angle {
   double constant;
   int n_inputs, n_weights;
+  int twin;        // an earlier angle with the same inputs and factors, which are not none; or -1
   bool in_sweeps;  // whether a rotation or a phase of a whole state turns by it
   const int64_t *inputs, *weights;
   const double *input_factors, *weight_factors;

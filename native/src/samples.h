@@ -184,10 +184,21 @@ class SampleKernel {
     Mask<R> wide{};
     for (int j = plan_.n_shared; j < plan_.n_angles; ++j) {
       V s, c;
-      sincos<R>(angle(j), s, c, wide);
+      if (plan_.angles[j].twin < 0) {
+        sincos<R>(angle(j), s, c, wide);
+      } else {
+        turn_twin(j, s, c);
+      }
       set_angle(j, c, s);
     }
     return any<R>(wide) ? load_wide(start, lanes) : -1;
+  }
+
+  // Angles that differ by what the batch shares: a rotation instead of another sine.
+  void turn_twin(int j, V &s, V &c) const {
+    const V twin_s = w_.sin[plan_.angles[j].twin], twin_c = w_.cos[plan_.angles[j].twin];
+    c = twin_c * shared_.cos[j] - twin_s * shared_.sin[j];
+    s = twin_s * shared_.cos[j] + twin_c * shared_.sin[j];
   }
 
   V angle(int j) const {
@@ -203,7 +214,11 @@ class SampleKernel {
       const V alpha = angle(j);
       for (int i = 0; i < lanes; ++i)
         if (!plan_.pass_nonfinite && !std::isfinite(alpha[i])) return start + i;
-      sincos_any<R>(alpha, s, c);
+      if (plan_.angles[j].twin < 0) {
+        sincos_any<R>(alpha, s, c);
+      } else {
+        turn_twin(j, s, c);
+      }
       set_angle(j, c, s);
     }
     return -1;
@@ -252,8 +267,7 @@ class SampleKernel {
         case OP_PASS:
           for (int k = 0; k < op.radix; ++k) scale_ *= scale_factor_fast(op.turns[k].angle);
           take_out_power(i);
-          pass(op, w_.rescaled[i] ? &w_.rescale[i] : nullptr, in.re, out.re);
-          if (op.complex_in) pass(op, w_.rescaled[i] ? &w_.rescale[i] : nullptr, in.im, out.im);
+          pass(op, w_.rescaled[i] ? &w_.rescale[i] : nullptr, in, out);
           break;
         case OP_CONTROLLED:
           controlled(op, d, in, out);
@@ -388,7 +402,7 @@ class SampleKernel {
     return *reinterpret_cast<const V *>(reinterpret_cast<const char *>(base) + bytes);
   }
 
-  void pass(const Op &op, const V *rescale, const V *in, V *out) const {
+  void pass(const Op &op, const V *rescale, Place in, Place out) const {
     bool plain = rescale == nullptr;
     for (int k = 0; k < op.radix; ++k) plain = plain && !w_.small[op.turns[k].angle];
     switch (op.radix * 2 + plain) {
@@ -404,7 +418,7 @@ class SampleKernel {
   }
 
   template <int kRadix, bool kPlain>
-  __attribute__((noinline)) void pass(const Op &op, const V *rescale, const V *in, V *out, bool inverse = false) const {
+  __attribute__((noinline)) void pass(const Op &op, const V *rescale, Place in, Place out, bool inverse = false) const {
     constexpr int kGroup = 1 << kRadix;
     V y[kRadix], x[kRadix];
     for (int k = 0; k < kRadix; ++k) {
@@ -414,41 +428,45 @@ class SampleKernel {
     const V factor = kPlain || !rescale ? splat(R{1}) : *rescale;
     uint32_t offsets[kGroup];
     for (int j = 0; j < kGroup; ++j) offsets[j] = op.offsets[j] * static_cast<uint32_t>(sizeof(V));
-    for (uint32_t g = 0; g < op.n_bases; ++g) {
-      const uint32_t base = op.bases[g] * static_cast<uint32_t>(sizeof(V));
-      V a[kGroup];
+    for (int plane = 0; plane < (op.complex_in ? 2 : 1); ++plane) {
+      const V *from = plane ? in.im : in.re;
+      V *to = plane ? out.im : out.re;
+      for (uint32_t g = 0; g < op.n_bases; ++g) {
+        const uint32_t base = op.bases[g] * static_cast<uint32_t>(sizeof(V));
+        V a[kGroup];
 #pragma GCC unroll 16
-      for (int j = 0; j < kGroup; ++j) a[j] = at(in, base ^ offsets[j]);
+        for (int j = 0; j < kGroup; ++j) a[j] = at(from, base ^ offsets[j]);
 #pragma GCC unroll 4
-      for (int k = 0; k < kRadix; ++k) {
+        for (int k = 0; k < kRadix; ++k) {
 #pragma GCC unroll 16
-        for (int j = 0; j < kGroup; ++j) {
-          if (j >> k & 1) continue;
-          const V first = a[j], second = a[j | 1 << k];
-          if (kPlain) {
-            a[j] = first - y[k] * second;
-            a[j | 1 << k] = second + y[k] * first;
-          } else {
-            a[j] = own(x[k], first) - y[k] * second;
-            a[j | 1 << k] = own(x[k], second) + y[k] * first;
+          for (int j = 0; j < kGroup; ++j) {
+            if (j >> k & 1) continue;
+            const V first = a[j], second = a[j | 1 << k];
+            if (kPlain) {
+              a[j] = first - y[k] * second;
+              a[j | 1 << k] = second + y[k] * first;
+            } else {
+              a[j] = own(x[k], first) - y[k] * second;
+              a[j | 1 << k] = own(x[k], second) + y[k] * first;
+            }
           }
         }
-      }
 #pragma GCC unroll 16
-      for (int j = 0; j < kGroup; ++j) at(out, base ^ offsets[j]) = kPlain ? a[j] : a[j] * factor;
+        for (int j = 0; j < kGroup; ++j) at(to, base ^ offsets[j]) = kPlain ? a[j] : a[j] * factor;
+      }
     }
   }
 
   // Gradients of a pass from Lambda and the state, and Lambda carried back, in one sweep. The state is the one after
   // the pass (kAfter: gradients come before Lambda is carried back) or the one before it.
-  void pass_backward(const Op &op, const V *rescale, V *lambda, const V *psi) {
+  void pass_backward(const Op &op, const V *rescale, Place lambda, Place psi) {
     bool plain = rescale == nullptr;
     for (int k = 0; k < op.radix; ++k) plain = plain && !w_.small[op.turns[k].angle];
     switch ((op.radix * 2 + plain) * 2 + op.gradient_after) {
-#define QPEFT_CASES(radix)                                                                        \
-  case radix * 4: return pass_backward<radix, false, false>(op, rescale, lambda, psi);           \
-  case radix * 4 + 1: return pass_backward<radix, false, true>(op, rescale, lambda, psi);        \
-  case radix * 4 + 2: return pass_backward<radix, true, false>(op, rescale, lambda, psi);        \
+#define QPEFT_CASES(radix)                                                                 \
+  case radix * 4: return pass_backward<radix, false, false>(op, rescale, lambda, psi);     \
+  case radix * 4 + 1: return pass_backward<radix, false, true>(op, rescale, lambda, psi);  \
+  case radix * 4 + 2: return pass_backward<radix, true, false>(op, rescale, lambda, psi);  \
   case radix * 4 + 3: return pass_backward<radix, true, true>(op, rescale, lambda, psi);
       QPEFT_CASES(1)
       QPEFT_CASES(2)
@@ -459,7 +477,7 @@ class SampleKernel {
   }
 
   template <int kRadix, bool kPlain, bool kAfter>
-  __attribute__((noinline)) void pass_backward(const Op &op, const V *rescale, V *lambda, const V *psi) {
+  __attribute__((noinline)) void pass_backward(const Op &op, const V *rescale, Place lambda, Place psi) {
     constexpr int kGroup = 1 << kRadix;
     V y[kRadix], x[kRadix], plus[kRadix], minus[kRadix];
     for (int k = 0; k < kRadix; ++k) {
@@ -470,34 +488,38 @@ class SampleKernel {
     const V factor = kPlain || !rescale ? splat(R{1}) : *rescale;
     uint32_t offsets[kGroup];
     for (int j = 0; j < kGroup; ++j) offsets[j] = op.offsets[j] * static_cast<uint32_t>(sizeof(V));
-    for (uint32_t g = 0; g < op.n_bases; ++g) {
-      const uint32_t base = op.bases[g] * static_cast<uint32_t>(sizeof(V));
-      V a[kGroup];
+    for (int plane = 0; plane < (op.complex_in ? 2 : 1); ++plane) {
+      V *adjoint = plane ? lambda.im : lambda.re;
+      const V *state = plane ? psi.im : psi.re;
+      for (uint32_t g = 0; g < op.n_bases; ++g) {
+        const uint32_t base = op.bases[g] * static_cast<uint32_t>(sizeof(V));
+        V a[kGroup];
 #pragma GCC unroll 16
-      for (int j = 0; j < kGroup; ++j) a[j] = at(lambda, base ^ offsets[j]);
-      if (kAfter) gradients<kRadix>(a, psi, base, offsets, plus, minus);
+        for (int j = 0; j < kGroup; ++j) a[j] = at(adjoint, base ^ offsets[j]);
+        if (kAfter) gradients<kRadix>(a, state, base, offsets, plus, minus);
 #pragma GCC unroll 4
-      for (int k = 0; k < kRadix; ++k) {
+        for (int k = 0; k < kRadix; ++k) {
 #pragma GCC unroll 16
-        for (int j = 0; j < kGroup; ++j) {
-          if (j >> k & 1) continue;
-          const V first = a[j], second = a[j | 1 << k];
-          if (kPlain) {
-            a[j] = first + y[k] * second;
-            a[j | 1 << k] = second - y[k] * first;
-          } else {
-            a[j] = own(x[k], first) + y[k] * second;
-            a[j | 1 << k] = own(x[k], second) - y[k] * first;
+          for (int j = 0; j < kGroup; ++j) {
+            if (j >> k & 1) continue;
+            const V first = a[j], second = a[j | 1 << k];
+            if (kPlain) {
+              a[j] = first + y[k] * second;
+              a[j | 1 << k] = second - y[k] * first;
+            } else {
+              a[j] = own(x[k], first) + y[k] * second;
+              a[j | 1 << k] = own(x[k], second) - y[k] * first;
+            }
           }
         }
-      }
-      if (!kPlain) {
+        if (!kPlain) {
 #pragma GCC unroll 16
-        for (int j = 0; j < kGroup; ++j) a[j] *= factor;
-      }
-      if (!kAfter) gradients<kRadix>(a, psi, base, offsets, plus, minus);
+          for (int j = 0; j < kGroup; ++j) a[j] *= factor;
+        }
+        if (!kAfter) gradients<kRadix>(a, state, base, offsets, plus, minus);
 #pragma GCC unroll 16
-      for (int j = 0; j < kGroup; ++j) at(lambda, base ^ offsets[j]) = a[j];
+        for (int j = 0; j < kGroup; ++j) at(adjoint, base ^ offsets[j]) = a[j];
+      }
     }
     for (int k = 0; k < kRadix; ++k) w_.angle_gradient[op.turns[k].angle] += plus[k] - minus[k];
   }
@@ -750,8 +772,7 @@ class SampleKernel {
           lane_phase_backward(op, rescale, d, re, im, psi);
           break;
         case OP_PASS:
-          pass_backward(op, rescale, re, psi.re);
-          if (op.complex_in) pass_backward(op, rescale, im, psi.im);
+          pass_backward(op, rescale, {re, im}, psi);
           break;
         case OP_CONTROLLED:
           controlled_backward(op, re, psi.re);
@@ -798,14 +819,11 @@ class SampleKernel {
         for (int k = 0; k < op.radix; ++k) factor *= scale_factor(op.turns[k].angle);
         factor *= factor;
         if (w_.rescaled[i]) factor /= w_.rescale[i];
-        for (int plane = 0; plane < (op.complex_in ? 2 : 1); ++plane) {
-          V *psi = plane ? at.im : at.re;
-          switch (op.radix) {
-            case 1: pass<1, false>(op, &factor, psi, psi, true); break;
-            case 2: pass<2, false>(op, &factor, psi, psi, true); break;
-            case 3: pass<3, false>(op, &factor, psi, psi, true); break;
-            case 4: pass<4, false>(op, &factor, psi, psi, true); break;
-          }
+        switch (op.radix) {
+          case 1: pass<1, false>(op, &factor, at, at, true); break;
+          case 2: pass<2, false>(op, &factor, at, at, true); break;
+          case 3: pass<3, false>(op, &factor, at, at, true); break;
+          case 4: pass<4, false>(op, &factor, at, at, true); break;
         }
         break;
       }

@@ -11,7 +11,7 @@ namespace qpeft::QPEFT_ISA {
 template <class R>
 struct SharedAngles {
   double *alpha;  // by angle: its constant and weights
-  R *cos, *sin;   // by shared angle
+  R *cos, *sin;   // by angle: of a shared angle, or of what an angle adds to its twin
   R *table_cos, *table_sin;
   double *scratch;  // 2^max_qubits
 
@@ -22,8 +22,8 @@ struct SharedAngles {
       used += (count * sizeof(*pointer) + 63) / 64 * 64;
     };
     take(alpha, plan.n_angles);
-    take(cos, plan.n_shared);
-    take(sin, plan.n_shared);
+    take(cos, plan.n_angles);
+    take(sin, plan.n_angles);
     take(table_cos, plan.table_size);
     take(table_sin, plan.table_size);
     take(scratch, plan.n_tables ? size_t{1} << plan.max_qubits : 0);
@@ -54,10 +54,13 @@ bool share_angles(const Plan &plan, const double *weights, const SharedAngles<R>
     shared.alpha[j] = alpha;
   }
   constexpr int kWidth = kLanes<double>;
-  for (int j = 0; j < plan.n_shared; j += kWidth) {
+  for (int j = 0; j < plan.n_angles; j += kWidth) {
     Vector<double> alpha{}, s, c;
-    const int lanes = plan.n_shared - j < kWidth ? plan.n_shared - j : kWidth;
-    for (int i = 0; i < lanes; ++i) alpha[i] = shared.alpha[j + i];
+    const int lanes = plan.n_angles - j < kWidth ? plan.n_angles - j : kWidth;
+    for (int i = 0; i < lanes; ++i) {
+      const int twin = plan.angles[j + i].twin;
+      alpha[i] = shared.alpha[j + i] - (twin < 0 ? 0.0 : shared.alpha[twin]);
+    }
     sincos_any<double>(alpha, s, c);
     for (int i = 0; i < lanes; ++i) {
       shared.cos[j + i] = static_cast<R>(c[i]);
