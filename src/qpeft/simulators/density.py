@@ -15,7 +15,7 @@ in between. The batch is worked off in chunks, and nothing is kept for the backw
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -36,6 +36,8 @@ MAX_CONE = 10  # qubits that one observable may depend on: 4**10 coefficients
 _CHUNK_BYTES = 1 << 21  # what contractions hold at once
 _STATE_BYTES = 1 << 18  # Pauli vectors of the samples that are worked on at once
 _CHUNK_SAMPLES = 4096
+_REMEMBERED = 128  # sets of weights: the layers of a model share the engine of their circuit
+_REMEMBERED_ELEMENTS = 1 << 22
 _ACCELERATOR_CHUNK_BYTES = 1 << 26
 
 
@@ -101,7 +103,8 @@ def check_finite(inputs: Tensor, weights: Tensor) -> None:
         InputError: NaN or infinity.
     """
     for name, angles in (("inputs", inputs), ("weights", weights)):
-        if angles.device.type == "cpu" and not angles.isfinite().all():
+        # The sum is quick to look at; only if it is no number, all angles are.
+        if angles.device.type == "cpu" and not math.isfinite(angles.sum()) and not angles.isfinite().all():
             raise InputError(f"{name} hold NaN or infinity; angles must be finite numbers of radians.")
 
 
@@ -134,12 +137,35 @@ class NoisyEngine:
             joined = [cone for number in numbers for cone in self.tails[number].cones]
             self.contractions.append((Contraction(joined), numbers))
         self.matrices = _Matrices([*self.tails, *(evolution for evolution, _ in self.evolutions)])
+        # The backward pass has the weights of its forward pass, and a trained layer has the same ones always.
+        self.remembered: OrderedDict[tuple[bytes, torch.dtype], _Shared] = OrderedDict()
+        elements = sum(tail.kept_elements for tail in self.tails) + self.matrices.elements
+        self.places = min(_REMEMBERED, _REMEMBERED_ELEMENTS // elements)
+
+    def _share(self, like: Tensor, weights: Tensor, keep: bool) -> _Shared:
+        if not self.places or weights.device.type != "cpu":
+            return _Shared(self, like, weights, keep)
+        key = weights.detach().double().numpy().tobytes(), like.dtype
+        known = self.remembered.get(key)
+        if known is None:
+            known = self.remembered[key] = _Shared(self, like, weights, keep=True)
+            while len(self.remembered) > self.places:
+                self.remembered.popitem(last=False)
+        return known
+
+    def _parts(self, inputs: Tensor) -> list[slice]:
+        """How the batch is cut."""
+        sizes = [(part.elements, _CHUNK_BYTES) for part, _ in self.contractions]
+        sizes += [(part.elements, _STATE_BYTES) for part, _ in self.evolutions]
+        width = inputs.element_size()
+        samples = min(_chunk_samples(elements * width, limit, inputs.device) for elements, limit in sizes)
+        return [slice(start, start + samples) for start in range(0, inputs.shape[0], samples)]
 
     def evaluate(self, inputs: Tensor, weights: Tensor) -> Tensor:
         """``(batch, n_inputs), (n_weights,) -> (batch, n_observables)``."""
-        call = _Call(self, inputs, weights, keep=False)
+        call = self._share(inputs, weights, keep=False)
         out = inputs.new_empty(inputs.shape[0], self.n_observables)
-        for part in call.parts:
+        for part in self._parts(inputs):
             samples = self.angles.chunk(inputs[part])
             features, _ = self.head.forward(samples, call.table.runs)
             for (contraction, _), coefficients in zip(self.contractions, call.contracted, strict=True):
@@ -150,14 +176,14 @@ class NoisyEngine:
 
     def differentiate(self, gradient: Tensor, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """``(batch, n_observables), ... -> (batch, n_inputs), (n_weights,)``, the latter in float64."""
-        call = _Call(self, inputs, weights, keep=True)
+        call = self._share(inputs, weights, keep=True)
         to_inputs = torch.empty_like(inputs, memory_format=torch.contiguous_format)
         to_runs = torch.zeros_like(call.table.runs)
         to_contracted, to_evolved = (
             [torch.zeros_like(c, dtype=torch.float64) for c in given] for given in (call.contracted, call.evolved)
         )
         to_steps = [[torch.zeros_like(m, dtype=torch.float64) for m in own] for own in call.steps]
-        for part in call.parts:
+        for part in self._parts(inputs):
             samples = self.angles.chunk(inputs[part])
             features, kept = self.head.forward(samples, call.table.runs)
             to_features = torch.zeros_like(features)
@@ -197,6 +223,7 @@ class _Matrices:
         self.shapes = [[step.shape for step in owner.entries] for owner in owners]
         flat = [step.flatten() for owner in owners for step in owner.entries]
         self.sizes = [len(step) for step in flat]
+        self.elements = sum(self.sizes)
         self.entries = torch.cat([torch.zeros(0, dtype=torch.int64, device="cpu"), *flat])
 
     def forward(self, blocks: Tensor) -> list[list[Tensor]]:
@@ -214,33 +241,26 @@ class _Matrices:
         return to_blocks
 
 
-class _Call:
-    """What one call computes before it looks at samples, and how it cuts the batch."""
+class _Shared:
+    """What all samples share: matrices and pulled-back observables for one set of weights."""
 
-    def __init__(self, engine: NoisyEngine, inputs: Tensor, weights: Tensor, keep: bool) -> None:
-        dtype = inputs.dtype
+    def __init__(self, engine: NoisyEngine, like: Tensor, weights: Tensor, keep: bool) -> None:
         self.table: Matrices = engine.table.build(weights)
         matrices = engine.matrices.forward(self.table.blocks)
         count = len(engine.tails)
         self.pulled: list[PulledBack] = [
-            tail.forward(own, inputs, keep) for tail, own in zip(engine.tails, matrices[:count], strict=True)
+            tail.forward(own, like, keep) for tail, own in zip(engine.tails, matrices[:count], strict=True)
         ]
         self.contracted = []
         for contraction, numbers in engine.contractions:
             parts = [self.pulled[number].coefficients for number in numbers]
             joined = parts[0] if len(parts) == 1 else torch.cat(parts)
-            self.contracted.append(contraction.split_coefficients(joined).to(dtype))
+            self.contracted.append(contraction.split_coefficients(joined).to(like.dtype))
         self.evolved = [
-            evolution.split_coefficients(self.pulled[number].coefficients).to(dtype)
+            evolution.split_coefficients(self.pulled[number].coefficients).to(like.dtype)
             for evolution, number in engine.evolutions
         ]
-        self.steps = [[matrix[0].to(dtype) for matrix in own] for own in matrices[count:]]
-        sizes = [(part.elements, _CHUNK_BYTES) for part, _ in engine.contractions]
-        sizes += [(part.elements, _STATE_BYTES) for part, _ in engine.evolutions]
-        samples = min(
-            _chunk_samples(elements * inputs.element_size(), limit, inputs.device) for elements, limit in sizes
-        )
-        self.parts = [slice(start, start + samples) for start in range(0, inputs.shape[0], samples)]
+        self.steps = [[matrix[0].to(like.dtype) for matrix in own] for own in matrices[count:]]
 
 
 def _chunk_samples(bytes_per_sample: int, limit: int, device: torch.device) -> int:

@@ -51,6 +51,13 @@ class Angles:
         torch.mm(samples.gradient.t(), self.from_inputs.to(samples.gradient), out=out)
 
 
+def _index(numbers: Sequence[int]) -> slice | Tensor:
+    """An index for these places: a slice where they follow each other, because it needs no copy."""
+    if list(numbers) == list(range(numbers[0], numbers[0] + len(numbers))):
+        return slice(numbers[0], numbers[0] + len(numbers))
+    return torch.tensor(numbers, device="cpu")
+
+
 Letters = dict[int, Tensor]  # views of an array, one for each letter (or pair of letters) that its axes hold
 
 
@@ -109,22 +116,26 @@ class Head:
         for wire, steps in enumerate(heads):
             groups.setdefault(tuple((step.letter, step.size) for step in steps), []).append(wire)
         self.groups = [
-            (wires, [_HeadStep([heads[wire][place] for wire in wires]) for place in range(len(signature))])
+            (
+                _index(wires),
+                len(wires),
+                [_HeadStep([heads[w][place] for w in wires]) for place in range(len(signature))],
+            )
             for signature, wires in groups.items()
         ]
 
     def forward(self, samples: Samples, runs: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
         """Features ``(wires, letters, samples)``, and what their gradient needs."""
         kept = []
-        for wires, steps in self.groups:
-            states = [samples.cos.new_ones(len(wires), 2, samples.cos.shape[1])]
+        for _, count, steps in self.groups:
+            states = [samples.cos.new_ones(count, 2, samples.cos.shape[1])]
             for step in steps:
                 states.append(step.forward(states[-1], samples, runs))
             kept.append(states)
         if len(self.groups) == 1:
             return kept[0][-1], kept
         features = samples.cos.new_zeros(self.n_wires, self.size, samples.cos.shape[1])
-        for (wires, _), states in zip(self.groups, kept, strict=True):
+        for (wires, _, _), states in zip(self.groups, kept, strict=True):
             features[wires, : states[-1].shape[1]] = states[-1]
         return features, kept
 
@@ -132,7 +143,7 @@ class Head:
         self, gradient: Tensor, kept: list[list[Tensor]], samples: Samples, runs: Tensor, to_runs: Tensor
     ) -> None:
         """From the gradient of the features to those of angles and runs."""
-        for (wires, steps), states in zip(self.groups, kept, strict=True):
+        for (wires, _, steps), states in zip(self.groups, kept, strict=True):
             own = gradient if len(self.groups) == 1 else gradient[wires, : states[-1].shape[1]]
             for step, state in zip(steps[::-1], states[-2::-1], strict=True):
                 own = step.backward(own, state, samples, runs, to_runs)
@@ -144,7 +155,8 @@ class _HeadStep:
     def __init__(self, steps: Sequence[HeadStep]) -> None:
         self.size = steps[0].size
         self.pairs = turn_pairs(steps[0].letter) if steps[0].letter else None
-        self.numbers = [step.row if step.run is None else step.run for step in steps]
+        self.numbers = _index([step.row if step.run is None else step.run for step in steps])
+        self.runs = torch.tensor([step.run or 0 for step in steps], device="cpu")
 
     def forward(self, state: Tensor, samples: Samples, runs: Tensor) -> Tensor:
         if self.pairs is None:
@@ -157,8 +169,7 @@ class _HeadStep:
         if self.pairs is None:
             size = state.shape[1]
             to_matrices = torch.bmm(gradient, state.transpose(1, 2)).to(to_runs.dtype)
-            numbers = torch.tensor(self.numbers, device=to_runs.device)
-            to_runs[:, : self.size, :size].index_add_(0, numbers, to_matrices)
+            to_runs[:, : self.size, :size].index_add_(0, self.runs.to(to_runs.device), to_matrices)
             return torch.bmm(self._matrices(runs, state).transpose(1, 2), gradient)
         cos, sin = samples.cos[self.numbers], samples.sin[self.numbers]
         source, adjoint = _letters(state), _letters(gradient)
@@ -207,19 +218,18 @@ class _Leaves:
 
     def __init__(self, wires: Sequence[Sequence[int]], sizes: Sizes) -> None:
         self.sizes = sizes
-        self.wires = [torch.tensor([cone[axis] for cone in wires], device="cpu") for axis in range(len(sizes))]
+        self.wires = [_index([cone[axis] for cone in wires]) for axis in range(len(sizes))]
 
     def read(self, features: Tensor) -> list[Tensor]:
         """``(wires, letters, samples) -> `` for each axis ``(cones, size, samples)``."""
-        if len(self.wires[0]) == 1:  # views
-            return [
-                features[int(wire) : int(wire) + 1, :size] for wire, size in zip(self.wires, self.sizes, strict=True)
-            ]
-        return [features[wires.to(features.device), :size] for wires, size in zip(self.wires, self.sizes, strict=True)]
+        return [features[wires, :size] for wires, size in zip(self.wires, self.sizes, strict=True)]
 
     def add(self, gradients: list[Tensor], to_features: Tensor) -> None:
         for wires, size, gradient in zip(self.wires, self.sizes, gradients, strict=True):
-            to_features[:, :size].index_add_(0, wires.to(gradient.device), gradient)
+            if isinstance(wires, slice):
+                to_features[wires, :size] += gradient
+            else:
+                to_features[:, :size].index_add_(0, wires.to(gradient.device), gradient)
 
 
 class Contraction:
@@ -228,7 +238,7 @@ class Contraction:
     def __init__(self, cones: Sequence[Cone]) -> None:
         sizes = cones[0].cut_sizes
         self.n_observables = len(cones[0].places)
-        self.places = torch.tensor([cone.places for cone in cones], device="cpu")  # (cones, observables)
+        self.places = _index([place for cone in cones for place in cone.places])  # cone by cone
         splits = range(len(sizes))
         self.split = min(splits, key=lambda at: self.n_observables * math.prod(sizes[:at]) + math.prod(sizes[at:]))
         self.leaves = _Leaves([cone.wires for cone in cones], sizes)
@@ -249,7 +259,7 @@ class Contraction:
             left = _product(leaves[: self.split])[-1][0]  # (cones, left, samples)
             grid = inner.view(len(inner), self.n_observables, -1, inner.shape[2])
             inner = grid.mul_(left[:, None]).sum(2)
-        out[:, self.places.to(out.device)] = inner.permute(2, 0, 1)
+        out[:, self.places] = inner.flatten(0, 1).t()
 
     def backward(
         self, gradient: Tensor, features: Tensor, coefficients: Tensor, to_features: Tensor, to_coefficients: Tensor
@@ -257,7 +267,7 @@ class Contraction:
         """From gradients of expectations ``(samples, observables)``; adds to its last two arguments."""
         leaves = self.leaves.read(features)
         right = _product(leaves[self.split :])
-        towards = gradient[:, self.places.to(gradient.device)].permute(1, 2, 0)  # (cones, observables, samples)
+        towards = gradient[:, self.places].t().reshape(len(coefficients), self.n_observables, -1)
         if self.split:
             left = _product(leaves[: self.split])
             inner = torch.bmm(coefficients, right[-1][0])
@@ -392,7 +402,7 @@ class Evolution:
 
     def __init__(self, cone: Cone) -> None:
         layout = Layout(list(range(len(cone.wires))), dict(enumerate(cone.head_sizes)))
-        self.places = torch.tensor(cone.places, device="cpu")
+        self.places = _index(cone.places)
         self.leaves = _Leaves([cone.wires], cone.head_sizes)
         self.steps: list[_Step] = []
         left = list(cone.middle)
@@ -429,7 +439,7 @@ class Evolution:
         state = _product(self.leaves.read(features))[-1][0][0]  # (elements, samples)
         for step, matrix in zip(self.steps, matrices, strict=True):
             state, _ = step.forward(state, matrix, samples)
-        out[:, self.places.to(out.device)] = torch.mm(coefficients, state).t()
+        out[:, self.places] = torch.mm(coefficients, state).t()
 
     def _walk(
         self, state: Tensor, samples: Samples, matrices: Sequence[Tensor], stretch: range
@@ -465,7 +475,7 @@ class Evolution:
         for stretch in stretches:
             begun.append(state)
             state, kept = self._walk(state, samples, matrices, stretch)
-        towards = gradient[:, self.places.to(gradient.device)].t()  # (observables, samples)
+        towards = gradient[:, self.places].t()  # (observables, samples)
         to_coefficients += torch.mm(towards, state.t())
         adjoint = torch.mm(coefficients.t(), towards)
         for stretch, first in zip(reversed(stretches), reversed(begun), strict=True):

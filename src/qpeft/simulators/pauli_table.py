@@ -63,11 +63,11 @@ class MatrixTable:
         runs = products[-1]
         first, second = runs[self.first.to(device)], runs[self.second.to(device)]
         pairs = (first[:, :, None, :, None] * second[:, None, :, None, :]).view(-1, 16, 16)
-        half = two / 2
-        features = torch.stack([torch.ones_like(two), half.cos(), half.sin(), two.cos(), two.sin()], 1)
-        pair_factors = torch.bmm(features[:, None], self.pair_parts.to(device)).view(-1, 16, 16)
-        blocks = pairs
+        blocks = pair_factors = pairs
         if len(self.paired):
+            half = two / 2
+            features = torch.stack([torch.ones_like(two), half.cos(), half.sin(), two.cos(), two.sin()], 1)
+            pair_factors = torch.bmm(features[:, None], self.pair_parts.to(device)).view(-1, 16, 16)
             paired = self.paired.to(device)
             blocks = pairs.index_copy(0, paired, torch.bmm(pair_factors, pairs[paired]))
         return Matrices(blocks, runs, angles, factors, products, pairs, pair_factors)

@@ -100,26 +100,26 @@ class _Pull:
     def forward(self, coefficients: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor]:
         """Pulled-back coefficients, and what the gradient of the matrices needs."""
         if self.permutation is not None:
-            coefficients = self.permutation.forward(coefficients, len(coefficients))
-        split = coefficients.view(len(coefficients), matrices.shape[1], -1)  # (rows, after, rest)
-        own = self._by_row(matrices, len(split))
+            coefficients = self.permutation.forward(coefficients, coefficients.shape[0])
+        split = coefficients.view(coefficients.shape[0], matrices.shape[1], -1)  # (rows, after, rest)
+        own = self._by_row(matrices, split.shape[0])
         if own.shape[2] % 4:  # widths that matrix products are slow to write
-            pulled = torch.bmm(own.transpose(1, 2), split).transpose(1, 2).reshape(len(split), -1)
+            pulled = torch.bmm(own.transpose(1, 2), split).transpose(1, 2).reshape(split.shape[0], -1)
         else:
-            pulled = torch.bmm(split.transpose(1, 2), own).view(len(split), -1)  # (rows, rest * before)
+            pulled = torch.bmm(split.transpose(1, 2), own).view(split.shape[0], -1)  # (rows, rest * before)
         return pulled, split
 
     def backward(self, gradient: Tensor, split: Tensor, matrices: Tensor, last: bool) -> tuple[Tensor, Tensor]:
         """Gradients of the coefficients (not of the last ones, which are given) and of the matrices."""
-        rows = len(split)
+        rows = split.shape[0]
         gradient = gradient.view(rows, split.shape[2], -1).transpose(1, 2)  # (rows, before, rest)
         if gradient.shape[1] % 4:
             gradient = gradient.contiguous()
             to_matrices = torch.bmm(gradient, split.transpose(1, 2)).transpose(1, 2)
         else:
             to_matrices = torch.bmm(split, gradient.transpose(1, 2))
-        if len(matrices) != rows:
-            to_matrices = to_matrices.reshape(len(matrices), -1, *matrices.shape[1:]).sum(1)
+        if matrices.shape[0] != rows:
+            to_matrices = to_matrices.reshape(matrices.shape[0], -1, *matrices.shape[1:]).sum(1)
         if last:
             return gradient, to_matrices
         back = torch.bmm(self._by_row(matrices, rows), gradient).view(rows, -1)
@@ -130,9 +130,9 @@ class _Pull:
     @staticmethod
     def _by_row(matrices: Tensor, rows: int) -> Tensor:
         """``(cones, after, before) -> (rows, after, before)``."""
-        if len(matrices) == rows:
+        if matrices.shape[0] == rows:
             return matrices
-        return matrices[:, None].expand(-1, rows // len(matrices), -1, -1).reshape(rows, *matrices.shape[1:])
+        return matrices[:, None].expand(-1, rows // matrices.shape[0], -1, -1).reshape(rows, *matrices.shape[1:])
 
 
 class _Gather:
@@ -155,19 +155,19 @@ class _Gather:
         self.factor = torch.cat([self.factor, *(other.factor for other in others)])
 
     def forward(self, coefficients: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor]:
-        pulled = coefficients.gather(1, self.image.to(coefficients.device).expand(len(coefficients), -1))
+        pulled = coefficients.gather(1, self.image.to(coefficients.device).expand(coefficients.shape[0], -1))
         return self._scale(pulled), coefficients
 
     def backward(self, gradient: Tensor, split: Tensor, matrices: Tensor, last: bool) -> tuple[Tensor, Tensor]:
         scaled = self._scale(gradient.clone())
-        back = scaled.gather(1, self.origin.to(scaled.device).expand(len(scaled), -1))
+        back = scaled.gather(1, self.origin.to(scaled.device).expand(scaled.shape[0], -1))
         if not self.all_found:
             back *= self.found.to(back)
         return back, matrices
 
     def _scale(self, coefficients: Tensor) -> Tensor:
         factor = self.factor.to(coefficients)
-        coefficients.view(len(factor), -1, factor.shape[1]).mul_(factor[:, None])
+        coefficients.view(factor.shape[0], -1, factor.shape[1]).mul_(factor[:, None])
         return coefficients
 
 
@@ -226,6 +226,7 @@ class Tail:
     def __init__(self, cone: Cone) -> None:
         layout = Layout(list(range(len(cone.wires))), dict(enumerate(cone.sizes)))
         self.cones = [cone]
+        self.elements = cone.elements
         self.vectors = torch.from_numpy(cone.vectors)  # (rows, elements)
         self.steps: list[_Pull | _Gather] = []
         left = list(cone.tail)
@@ -240,7 +241,7 @@ class Tail:
                 self._add(_Pull(step, layout), _constant(step))
         self.last = layout.bring(range(len(cone.wires)))
         if self.steps and isinstance(self.steps[0], _Pull) and self.steps[0].permutation is not None:
-            self.vectors = self.steps[0].permutation.forward(self.vectors, len(self.vectors))
+            self.vectors = self.steps[0].permutation.forward(self.vectors, self.vectors.shape[0])
             self.steps[0].permutation = None
         self.signature: tuple[object, ...] = (len(cone.places), cone.cut_sizes, self.vectors.shape)
         self.signature += tuple(step.signature for step in self.steps)
@@ -265,9 +266,8 @@ class Tail:
 
     def forward(self, matrices: Sequence[Tensor], like: Tensor, keep: bool) -> PulledBack:
         """From the matrices of the steps to the coefficients where the tail begins, as precise as ``like`` or more."""
-        elements = len(self.vectors) * self.cones[0].elements
-        precise = elements <= _PRECISE_ELEMENTS
-        keep = keep and elements * len(self.steps) <= _KEPT_ELEMENTS
+        precise = self.vectors.shape[0] * self.elements <= _PRECISE_ELEMENTS
+        keep = keep and self.kept_elements <= _KEPT_ELEMENTS
         dtype = torch.float64 if precise else like.dtype
         matrices = [matrix.to(dtype) for matrix in matrices]
         parts = self.vectors.to(device=like.device, dtype=dtype).split(self._rows())
@@ -276,10 +276,15 @@ class Tail:
         split = coefficients.view(len(self.cones), -1, coefficients.shape[1])
         return PulledBack(split, parts, [kept for _, kept in walked], matrices)
 
+    @property
+    def kept_elements(self) -> int:
+        """Numbers to keep for the backward pass, at most."""
+        return self.vectors.shape[0] * self.elements * (len(self.steps) + 1)
+
     def _rows(self) -> int:
         """How many rows to work on at once: all, or as many as stay in a core's cache."""
-        fitting = max(1, _CACHED_ELEMENTS // self.cones[0].elements)
-        return fitting if len(self.cones) == 1 else len(self.vectors)
+        fitting = max(1, _CACHED_ELEMENTS // self.elements)
+        return fitting if len(self.cones) == 1 else self.vectors.shape[0]
 
     def _walk(self, coefficients: Tensor, matrices: Sequence[Tensor], keep: bool) -> tuple[Tensor, list[Tensor]]:
         """Through all steps; what their gradients need is kept or not."""
@@ -289,17 +294,17 @@ class Tail:
             if keep:
                 kept.append(inner)
         if self.last is not None:
-            coefficients = self.last.forward(coefficients, len(coefficients))
+            coefficients = self.last.forward(coefficients, coefficients.shape[0])
         return coefficients, kept
 
     def backward(self, gradient: Tensor, pulled: PulledBack) -> list[Tensor]:
         """From the gradient of the coefficients to those of the steps' matrices."""
-        gradient = gradient.to(pulled.coefficients.dtype).reshape(len(self.vectors), -1)
+        gradient = gradient.to(pulled.coefficients.dtype).reshape(self.vectors.shape[0], -1)
         total: list[Tensor] = []
         start = 0
         for part, kept in zip(pulled.parts, pulled.kept, strict=True):
-            own = gradient[start : start + len(part)]
-            start += len(part)
+            own = gradient[start : start + part.shape[0]]
+            start += part.shape[0]
             if not kept:
                 _, kept = self._walk(part, pulled.matrices, True)
             found = self._walk_back(own, kept, pulled.matrices)
@@ -308,10 +313,10 @@ class Tail:
 
     def _walk_back(self, gradient: Tensor, kept: list[Tensor], matrices: Sequence[Tensor]) -> list[Tensor]:
         if self.last is not None:
-            gradient = self.last.backward(gradient, len(gradient))
+            gradient = self.last.backward(gradient, gradient.shape[0])
         found = []
         for place in range(len(self.steps) - 1, -1, -1):
-            gradient, to_matrices = self.steps[place].backward(gradient, kept.pop(), matrices[place], place == 0)
+            gradient, to_matrices = self.steps[place].backward(gradient, kept[place], matrices[place], place == 0)
             found.append(to_matrices)
         return found[::-1]
 
