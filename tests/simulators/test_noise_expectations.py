@@ -168,12 +168,30 @@ def test_chunking_changes_nothing_but_rounding(circuit, monkeypatch):
     inputs, weights = angles_for(circuit, 37, dtype=torch.float32)
     whole = results(circuit, inputs, weights, MIXED)
     monkeypatch.setattr(density, "_CHUNK_SAMPLES", 16)
+    density._engine.cache_clear()  # nothing is remembered
     monkeypatch.setattr(pauli_tail, "_CACHED_ELEMENTS", 1)  # observables one by one
     monkeypatch.setattr(pauli_tail, "_KEPT_ELEMENTS", 0)  # walked again for the backward pass
     monkeypatch.setattr(pauli_samples, "_KEPT_ELEMENTS", 0)
     for ours, reference in zip(results(circuit, inputs, weights, MIXED), whole, strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-5, atol=2e-5)
     torch.testing.assert_close(run_noisy(circuit, inputs[30:31], weights, MIXED), whole[0][30:31], rtol=0, atol=2e-6)
+
+
+def test_what_is_remembered_follows_the_weights():
+    circuit = rotation_cnot_ring(3, 2)
+    inputs, weights = angles_for(circuit, 4)
+    first = results(circuit, inputs, weights, MIXED)
+    with torch.no_grad():
+        weights += 0.3  # in place, as an optimiser does
+    second = results(circuit, inputs, weights, MIXED)
+    density._engine.cache_clear()
+    for fresh, ours, before in zip(results(circuit, inputs, weights, MIXED), second, first, strict=True):
+        assert torch.equal(fresh, ours)
+        assert not torch.allclose(fresh, before)
+    engine = density._engine(circuit.key, MIXED.key)
+    for step in range(engine.n_remembered + 5):
+        run_noisy(circuit, inputs, weights.detach() + step, MIXED)
+    assert len(engine.remembered) == engine.n_remembered > 0
 
 
 def test_light_cones_allow_many_qubits():

@@ -36,8 +36,9 @@ MAX_CONE = 10  # qubits that one observable may depend on: 4**10 coefficients
 _CHUNK_BYTES = 1 << 21  # what contractions hold at once
 _STATE_BYTES = 1 << 18  # Pauli vectors of the samples that are worked on at once
 _CHUNK_SAMPLES = 4096
+_LANES = 16
 _REMEMBERED = 128  # sets of weights: the layers of a model share the engine of their circuit
-_REMEMBERED_ELEMENTS = 1 << 22
+_REMEMBERED_ELEMENTS = 1 << 20
 _ACCELERATOR_CHUNK_BYTES = 1 << 26
 
 
@@ -140,16 +141,16 @@ class NoisyEngine:
         # The backward pass has the weights of its forward pass, and a trained layer has the same ones always.
         self.remembered: OrderedDict[tuple[bytes, torch.dtype], _Shared] = OrderedDict()
         elements = sum(tail.kept_elements for tail in self.tails) + self.matrices.elements
-        self.places = min(_REMEMBERED, _REMEMBERED_ELEMENTS // elements)
+        self.n_remembered = min(_REMEMBERED, _REMEMBERED_ELEMENTS // elements)
 
     def _share(self, like: Tensor, weights: Tensor, keep: bool) -> _Shared:
-        if not self.places or weights.device.type != "cpu":
+        if not self.n_remembered or weights.device.type != "cpu":
             return _Shared(self, like, weights, keep)
         key = weights.detach().double().numpy().tobytes(), like.dtype
         known = self.remembered.get(key)
         if known is None:
             known = self.remembered[key] = _Shared(self, like, weights, keep=True)
-            while len(self.remembered) > self.places:
+            while len(self.remembered) > self.n_remembered:
                 self.remembered.popitem(last=False)
         return known
 
@@ -268,7 +269,9 @@ def _chunk_samples(bytes_per_sample: int, limit: int, device: torch.device) -> i
     if device.type != "cpu":
         return max(1, _ACCELERATOR_CHUNK_BYTES // bytes_per_sample)
     samples = min(limit // bytes_per_sample, _CHUNK_SAMPLES)
-    return max(1, samples // 16 * 16 or samples)
+    if samples < _LANES:  # short rows cost more than a full cache
+        return max(1, min(_LANES, 4 * limit // bytes_per_sample))
+    return samples // _LANES * _LANES
 
 
 def _choose_cones(program: NoisyProgram) -> list[Cone]:
@@ -326,7 +329,7 @@ def _cost(cone: Cone) -> float:
     return shared + _BATCH * (16 * len(cone.middle) * cone.state_elements + n * math.prod(cone.cut_sizes))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _engine(circuit: str, noise: str) -> NoisyEngine:
     parsed, model = Circuit.from_key(circuit), NoiseModel.from_key(noise)
     model.check(parsed)
