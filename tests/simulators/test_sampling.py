@@ -14,7 +14,7 @@ from noisy_reference import density_matrix, embed, noisy_expectations, random_no
 import qpeft.simulators.sampling
 from qpeft.circuits import Circuit, Gate, Input, qtha_block, rotation_cnot_ring
 from qpeft.errors import InputError
-from qpeft.simulators import bit_strings, native, run, run_noisy, run_shots, sample, sampling
+from qpeft.simulators import bit_strings, run, run_noisy, run_shots, sample, sampling
 from qpeft.simulators.noise import AmplitudeDamping, Depolarizing, GateNoise, NoiseModel, ReadoutError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "circuits"))
@@ -66,9 +66,6 @@ def test_probabilities_of_random_circuits_in_random_bases(circuit, seed):
         np.testing.assert_allclose(
             sampling._probabilities(circuit, inputs, weights, noise, some), marginal, atol=1e-12
         )
-    rotated = sampling._rotated(circuit.key, wires)
-    in_torch = sampling._StateProbabilities(rotated).evaluate(inputs, weights)
-    np.testing.assert_allclose(in_torch, sampling._all_probabilities(rotated, inputs, weights), atol=1e-12)
 
 
 def test_many_wires_read_in_part():
@@ -214,17 +211,6 @@ def test_wrong_bases_and_too_many_wires():
     n = sampling.MAX_SAMPLED + 1
     with pytest.raises(InputError, match=f"at most {n - 1} wires can be read together"):
         run_shots(qtha_block(n, 1), torch.zeros(1, n), torch.zeros(4 * n), 10, 0)
-
-
-@pytest.mark.skipif(not native.available(), reason="there is no native kernel")
-def test_without_the_native_kernel_counts_are_the_same(monkeypatch):
-    circuit = qtha_block(4, 2)
-    inputs, weights = angles_for(circuit, 3)
-    with_kernel = sample(circuit, inputs, weights, 1000, 0)
-    monkeypatch.setattr(native, "available", lambda: False)
-    sampling._probability_engine.cache_clear()
-    assert torch.equal(sample(circuit, inputs, weights, 1000, 0), with_kernel)
-    sampling._probability_engine.cache_clear()
 
 
 def test_examples_in_the_docstrings():
