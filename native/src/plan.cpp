@@ -11,46 +11,38 @@ namespace {
 
 constexpr int kMaxQubits = 26;  // offsets of slots in bytes, 64 for each, are kept in 32 bits
 
-// Reads the next numbers. Whatever indexes memory later is checked here, so that the kernels need not do it.
+struct NotAPlan {};
+
+// Reads the next numbers. Whatever indexes memory later is checked here, so that the kernels need not do it. Throws
+// NotAPlan, so that nothing works with wrong numbers.
 class Reader {
  public:
   Reader(OwnedPlan &owner, const int64_t *ints, size_t n_ints, const double *numbers, size_t n_numbers)
       : owner_(owner), next_(ints), end_(ints + n_ints), number_(numbers), number_end_(numbers + n_numbers) {}
 
-  void fail() { failed_ = true; }
-  void require(bool condition) {
-    if (!condition) fail();
+  static void require(bool condition) {
+    if (!condition) throw NotAPlan();
   }
   int64_t integer() {
-    if (next_ == end_) {
-      fail();
-      return 0;
-    }
+    require(next_ != end_);
     return *next_++;
   }
   // A whole number from `least` to `limit` - 1.
   int between(int64_t least, int64_t limit) {
     const int64_t value = integer();
-    if (value >= least && value < limit) return static_cast<int>(value);
-    fail();
-    return static_cast<int>(least);
+    require(value >= least && value < limit);
+    return static_cast<int>(value);
   }
   int below(int64_t limit) { return between(0, limit); }
   uint32_t mask(int n_qubits) { return static_cast<uint32_t>(below(int64_t{1} << n_qubits)); }
   // A count of things that take at least one integer each, so that a wrong one cannot ask for much memory.
   int count() {
     const int64_t value = integer();
-    if (value < 0 || value > end_ - next_) {
-      fail();
-      return 0;
-    }
+    require(value >= 0 && value <= end_ - next_);
     return static_cast<int>(value);
   }
   double number() {
-    if (number_ == number_end_) {
-      fail();
-      return 0;
-    }
+    require(number_ != number_end_);
     return *number_++;
   }
   template <class T>
@@ -72,13 +64,12 @@ class Reader {
     for (int i = 0; i < size; ++i) values[i] = number();
     return values;
   }
-  bool ended_well() const { return !failed_ && next_ == end_ && number_ == number_end_; }
+  bool at_end() const { return next_ == end_ && number_ == number_end_; }
 
  private:
   OwnedPlan &owner_;
   const int64_t *next_, *end_;
   const double *number_, *number_end_;
-  bool failed_ = false;
 };
 
 void read_angle(Reader &r, Angle &angle, const Plan &plan) {
@@ -208,7 +199,8 @@ void *OwnedPlan::allocate(size_t bytes) {
   return blocks_.back().get();
 }
 
-std::unique_ptr<OwnedPlan> read_plan(const int64_t *ints, size_t n_ints, const double *numbers, size_t n_numbers) {
+std::unique_ptr<OwnedPlan> read_plan(const int64_t *ints, size_t n_ints, const double *numbers,
+                                     size_t n_numbers) try {
   auto owner = std::make_unique<OwnedPlan>();
   Plan &plan = owner->plan;
   Reader r(*owner, ints, n_ints, numbers, n_numbers);
@@ -250,7 +242,7 @@ std::unique_ptr<OwnedPlan> read_plan(const int64_t *ints, size_t n_ints, const d
   int64_t *factor = r.array<int64_t>(factors.size());
   for (size_t i = 0; i < factors.size(); ++i) factor[i] = factors[i];
   plan.factor = factor;
-  if (!r.ended_well()) return nullptr;
+  r.require(r.at_end());
   // tables stand in the order of their operations
   plan.table_offsets = r.array<size_t>(plan.n_tables);
   size_t offset = 0;
@@ -262,6 +254,8 @@ std::unique_ptr<OwnedPlan> read_plan(const int64_t *ints, size_t n_ints, const d
         offset += size_t{1} << plan.parts[p].n_qubits;
       }
   return owner;
+} catch (const NotAPlan &) {
+  return nullptr;
 }
 
 }  // namespace qpeft
