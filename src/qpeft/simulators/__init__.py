@@ -11,6 +11,7 @@ from qpeft.simulators.noise import (
     ReadoutError,
     ThermalRelaxation,
 )
+from qpeft.simulators.outcomes import probabilities
 from qpeft.simulators.sampling import bit_strings, run_shots, sample
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ReadoutError",
     "ThermalRelaxation",
     "bit_strings",
+    "probabilities",
     "run",
     "run_noisy",
     "run_shots",

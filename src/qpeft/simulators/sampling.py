@@ -25,13 +25,11 @@ from torch import Tensor
 
 from qpeft.circuits import Circuit, Gate, Observable
 from qpeft.errors import InputError
-from qpeft.simulators import native
-from qpeft.simulators.density import check_angles, check_finite, run_noisy
+from qpeft.simulators.density import check_angles, run_noisy
 from qpeft.simulators.exact import run
-from qpeft.simulators.lowering import PauliMask, lower_gates
 from qpeft.simulators.noise import NoiseModel
-from qpeft.simulators.statevector import StateVectorEngine
-from qpeft.simulators.steps import Readout, Shared, parities
+from qpeft.simulators.outcomes import probabilities
+from qpeft.simulators.steps import parities
 
 MAX_SAMPLED = 20  # wires that are read together: 2**20 probabilities for every sample
 
@@ -230,7 +228,7 @@ def _probabilities(
     """Probabilities of what is read on some wires: (batch, 2**wires), float64."""
     n, k = circuit.n_qubits, len(wires)
     if noise is None and (k == n or k > _FEW_WIRES):
-        joint = _all_probabilities(_rotated(circuit.key, wires), inputs, weights).double()
+        joint = probabilities(_rotated(circuit.key, wires), inputs, weights).double()
         left = [wire for wire in range(n) if wire not in dict(wires)]
         grid = joint.view(-1, *[2] * n)
         return grid.sum([wire + 1 for wire in left]).view(-1, 1 << k) if left else joint
@@ -262,53 +260,6 @@ def _rotated(key: str, wires: tuple[tuple[int, str], ...]) -> Circuit:
     turns = {"X": ("H",), "Y": ("SDG", "H"), "Z": ()}
     more = tuple(Gate(name, (wire,)) for wire, letter in wires for name in turns[letter])
     return replace(circuit, gates=circuit.gates + more)
-
-
-def _all_probabilities(circuit: Circuit, inputs: Tensor, weights: Tensor) -> Tensor:
-    """``|amplitude|²`` of all basis states: (batch, 2**n)."""
-    check_finite(inputs, weights)
-    if inputs.dtype != torch.float64:
-        inputs = inputs.float()
-    return _probability_engine(circuit.key, inputs.device.type).evaluate(inputs, weights)
-
-
-@lru_cache(maxsize=64)
-def _probability_engine(key: str, device: str) -> native.NativeEngine | _StateProbabilities:
-    circuit = Circuit.from_key(key)
-    if device == "cpu" and native.available():
-        return native.NativeEngine(circuit, probabilities=True)
-    return _StateProbabilities(circuit)
-
-
-class _StateProbabilities(StateVectorEngine):
-    """The general simulator in torch, with the probabilities of all outcomes in place of expectations."""
-
-    def __init__(self, circuit: Circuit) -> None:
-        n = circuit.n_qubits
-        program = lower_gates(n, circuit.gates, [Observable(f"Z{wire}") for wire in range(n)])
-        super().__init__(program, circuit.n_inputs, circuit.n_weights)
-        self.n_observables = 1 << n
-        self.readout = _Outcomes(program.observables, n)
-
-
-class _Outcomes(Readout):
-    """What is read on each wire is the sign of a Z string, because the program ends before the last permutation."""
-
-    def __init__(self, wires: tuple[PauliMask, ...], n_qubits: int) -> None:
-        super().__init__(wires, n_qubits)
-        states = torch.arange(1 << n_qubits, device="cpu")
-        outcomes = torch.zeros_like(states)
-        for place, wire in enumerate(wires):
-            bit = (wire.sign * parities(states, torch.tensor([wire.signs], device="cpu"))[:, 0] < 0).long()
-            outcomes |= bit << (n_qubits - 1 - place)
-        self.source = torch.argsort(outcomes)
-
-    def share(self, device: torch.device, dtype: torch.dtype) -> Shared:
-        return Shared([self.source.to(device)])
-
-    def forward(self, state: Tensor, shared: Shared, out: Tensor) -> None:
-        """Write probabilities ``(2**n, samples)`` to ``out``."""
-        out.copy_(state.square().sum(0).index_select(0, shared.tensors[0]))
 
 
 def _draw(probabilities: Tensor, shots: int, generator: torch.Generator) -> Tensor:
