@@ -72,7 +72,7 @@ def _library() -> ctypes.CDLL | str:
     library.qpeft_forward.restype = c_int64
     library.qpeft_forward.argtypes = [c_void_p, c_int, c_int64, *batch, c_int, c_void_p, c_void_p, c_int]
     library.qpeft_backward.restype = c_int64
-    to_both = [c_int, c_void_p, c_void_p, c_void_p, c_int]
+    to_both: list[Any] = [c_int, c_void_p, c_void_p, c_void_p, c_int]
     library.qpeft_backward.argtypes = [c_void_p, c_int, c_int64, *batch, *batch, *to_both]
     try:
         loaded = ctypes.CDLL(None)  # what torch has loaded for everyone to see
@@ -167,7 +167,7 @@ class NativeEngine:
         return outputs
 
     def differentiate(self, gradient: Tensor, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """``(batch, n_outputs), ... -> (batch, n_inputs), (n_weights,)``; weights of float64 or float32 have such gradients."""
+        """``(batch, n_outputs), ... -> (batch, n_inputs), (n_weights,)``; gradients of weights in their dtype."""
         weights = _weights(weights)
         self._check_memory(inputs, backward=True)
         to_inputs = torch.empty(inputs.shape, dtype=inputs.dtype)
@@ -189,7 +189,6 @@ class NativeEngine:
         if status != -1:
             _refuse(status, inputs, weights)
         return to_inputs, to_weights
-
 
     def _check_memory(self, inputs: Tensor, backward: bool) -> None:
         if self._bytes is None:
