@@ -209,11 +209,12 @@ class SampleKernel {
   }
 
   __attribute__((noinline)) int64_t load_wide(int64_t start, int lanes) {
+    int wrong = lanes;  // first lane with an angle that is not finite
     for (int j = plan_.n_shared; j < plan_.n_angles; ++j) {
       V s, c;
       const V alpha = angle(j);
-      for (int i = 0; i < lanes; ++i)
-        if (!plan_.pass_nonfinite && !std::isfinite(alpha[i])) return start + i;
+      for (int i = 0; i < wrong; ++i)
+        if (!plan_.pass_nonfinite && !std::isfinite(alpha[i])) wrong = i;
       if (plan_.angles[j].twin < 0) {
         sincos_any<R>(alpha, s, c);
       } else {
@@ -221,7 +222,7 @@ class SampleKernel {
       }
       set_angle(j, c, s);
     }
-    return -1;
+    return wrong < lanes ? start + wrong : -1;
   }
 
   // --- forward ------------------------------------------------------------------------------------------------
