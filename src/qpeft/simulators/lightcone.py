@@ -25,16 +25,8 @@ from torch import Tensor
 from qpeft.circuits import Circuit, Gate, Observable
 from qpeft.simulators.lowering import ControlledTurn, Expression, Permutation, Phase, Program, Step, Turn, lower_gates
 from qpeft.simulators.statevector import chunk_samples
-from qpeft.simulators.steps import (
-    Angles,
-    Chunk,
-    Readout,
-    Shared,
-    linear_maps,
-    make_steps,
-    product_state,
-    product_state_backward,
-)
+from qpeft.simulators.steps import Angles, Chunk, ProductState, Readout, linear_maps, make_steps
+from qpeft.simulators.tables import Constant
 
 _MAX_CONE = 6
 # Measured: building the matrices costs about as much per step of a group as 16 amplitudes cost at 1,000 samples, and a
@@ -195,22 +187,22 @@ class _Group:
         first = cones[0].program
         self.wires = first.n_qubits
         self.cones = len(cones)
-        self.places = torch.tensor([cone.place for cone in cones], device="cpu")
+        self.places = Constant(torch.tensor([cone.place for cone in cones], device="cpu"))
         initial = [e for cone in cones for e in cone.program.initial]  # (cones * wires,)
-        self.initial = linear_maps(initial, n_inputs, n_weights)
+        self.initial = [Constant(0.5 * values) for values in linear_maps(initial, n_inputs, n_weights)]
         slots = [cone.slots[i] for i in range(len(cones[0].slots)) for cone in cones]  # (slots * cones,)
-        self.slots = linear_maps(slots, 0, n_weights)
+        self.slots = [Constant(values) for values in linear_maps(slots, 0, n_weights)]
         template = _template(first)
         self.angles = Angles(template, len(cones[0].slots), 0)
-        self.steps = make_steps(template, self.angles)
+        self.steps, self.tables = make_steps(template, self.angles)
         self.readout = Readout(template.observables, self.wires)
 
     def evaluate(self, inputs: Tensor, weights: Tensor, out: Tensor) -> None:
         operators = _Operators(self, weights).matrices.to(inputs.dtype)  # (cones, 2**k, 2**k)
-        places = self.places.to(inputs.device)
+        places = self.places.on(inputs.device)
         maps = self._initial(inputs, weights)
         for part in self._parts(inputs):
-            state = self._states(inputs[part], maps)[-1][0]  # (cones, 2**k, samples)
+            state = self._states(inputs[part], maps).state  # (cones, 2**k, samples)
             out[part, places] = (torch.bmm(operators, state).mul_(state)).sum(1).t()
 
     def differentiate(
@@ -218,35 +210,35 @@ class _Group:
     ) -> None:
         shared = _Operators(self, weights)
         operators = shared.matrices.to(inputs.dtype)
-        places = self.places.to(inputs.device)
+        places = self.places.on(inputs.device)
         maps = self._initial(inputs, weights)
         of_matrices = torch.zeros_like(shared.matrices)
         of_initial = torch.zeros(self.cones * self.wires, dtype=torch.float64, device=inputs.device)
         for part in self._parts(inputs):
-            tree = self._states(inputs[part], maps)
-            state = tree[-1][0]
+            states = self._states(inputs[part], maps)
+            state = states.state
             weighted = state * gradient[part].t()[places][:, None]  # (cones, 2**k, samples)
             of_matrices += torch.bmm(weighted, state.transpose(1, 2))
-            rows = product_state_backward(torch.bmm(operators, weighted).mul_(2), tree)  # (cones, k, samples)
+            rows = states.backward(torch.bmm(operators, weighted).mul_(2))  # (cones, k, samples)
             rows = rows.flatten(0, 1)
             to_inputs[part].addmm_(rows.t(), maps[1])
             of_initial += rows.sum(1, dtype=torch.float64)
-        to_weights += self.initial[2].to(inputs.device).t() @ of_initial
-        to_weights += self.slots[2].to(inputs.device).t() @ shared.backward(of_matrices).flatten()
+        to_weights += self.initial[2].on(inputs.device).t() @ of_initial
+        to_weights += self.slots[2].on(inputs.device).t() @ shared.backward(of_matrices).flatten()
 
     def _parts(self, inputs: Tensor) -> list[slice]:
         samples = chunk_samples(self.cones * inputs.element_size() << self.wires, inputs.device)
         return [slice(start, start + samples) for start in range(0, inputs.shape[0], samples)]
 
     def _initial(self, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Angles of the product states as ``offsets + from_inputs @ x``."""
+        """Half angles of the product states as ``offsets + from_inputs @ x``."""
         constants, from_inputs, from_weights = self.initial
-        offsets = torch.addmv(constants.to(inputs.device), from_weights.to(inputs.device), weights.double())
-        return offsets[:, None].remainder(4 * math.pi).to(inputs.dtype), from_inputs.to(inputs)
+        offsets = torch.addmv(constants.on(inputs.device), from_weights.on(inputs.device), weights.double())
+        return offsets[:, None].remainder(2 * math.pi).to(inputs.dtype), from_inputs.like(inputs)
 
-    def _states(self, inputs: Tensor, maps: tuple[Tensor, Tensor]) -> list[list[Tensor]]:
-        half = torch.addmm(maps[0], maps[1], inputs.t()).mul_(0.5).view(self.cones, self.wires, -1)
-        return product_state(half.cos(), half.sin())
+    def _states(self, inputs: Tensor, maps: tuple[Tensor, Tensor]) -> ProductState:
+        half = torch.addmm(maps[0], maps[1], inputs.t()).view(self.cones, self.wires, -1)
+        return ProductState(torch.stack([half.cos(), half.sin()], 2))
 
 
 class _Operators:
@@ -255,20 +247,18 @@ class _Operators:
     def __init__(self, group: _Group, weights: Tensor) -> None:
         self.group = group
         size = 1 << group.wires
-        constants, _, from_weights = (part.to(weights.device) for part in group.slots)
+        constants, _, from_weights = (part.on(weights.device) for part in group.slots)
         slots = torch.addmv(constants, from_weights, weights.double()).view(-1, group.cones)
         angles = group.angles
-        rows = angles.constants[: angles.n_samples, None].to(slots) + angles.from_inputs.to(slots) @ slots
+        fixed = angles.constants.on(weights.device)
+        rows = fixed[: angles.n_samples, None] + angles.from_inputs.like(slots) @ slots
         columns = rows.repeat_interleave(size, 1)  # (rows, cones * 2**k): every column of every U
-        half = columns[: angles.n_turns] * 0.5
-        self.chunk = Chunk(half.cos(), half.sin(), columns[angles.n_turns :])
-        self.shared: list[Shared] = [s.share(angles.constants.to(slots), torch.float64) for s in group.steps]
+        self.chunk = Chunk(columns[: angles.n_turns], columns[angles.n_turns :])
+        self.shared = group.tables.share(fixed)
         self.states = [torch.eye(size, dtype=torch.float64, device=weights.device).repeat(1, group.cones)[None]]
-        for step, shared in zip(group.steps, self.shared, strict=True):
-            self.states.append(step.forward(self.states[-1], shared, self.chunk))
-        self.applied = group.readout.apply_first(
-            self.states[-1], group.readout.share(weights.device, torch.float64)
-        )  # (parts, 2**k, cones * 2**k)
+        for step in group.steps:
+            self.states.append(step.forward(self.states[-1], self.shared, self.chunk))
+        self.applied = group.readout.apply_first(self.states[-1])  # (parts, 2**k, cones * 2**k)
         self.matrices = torch.bmm(self._by_cone(self.states[-1]).transpose(1, 2), self._by_cone(self.applied))
 
     def _by_cone(self, state: Tensor) -> Tensor:
@@ -281,9 +271,9 @@ class _Operators:
         group = self.group
         both = gradient + gradient.transpose(1, 2)
         adjoint = torch.bmm(self._by_cone(self.applied), both).transpose(0, 1).reshape(self.applied.shape)
-        states = list(self.states)
-        for step, shared in zip(reversed(group.steps), reversed(self.shared), strict=True):
+        states, unused = list(self.states), group.tables.gradients(gradient.device)  # shared angles are constants
+        for step in reversed(group.steps):
             output = states.pop()
-            adjoint = step.backward(adjoint, output, shared, self.chunk, states[-1].shape[0])
+            adjoint = step.backward(adjoint, output, self.shared, self.chunk, unused, states[-1].shape[0])
         rows = self.chunk.gradient.view(group.angles.n_samples, group.cones, 1 << group.wires).sum(2)
-        return group.angles.from_inputs.to(rows).t() @ rows
+        return group.angles.from_inputs.like(rows).t() @ rows

@@ -13,26 +13,18 @@ import torch
 from torch import Tensor
 
 from qpeft.simulators.lowering import Program
-from qpeft.simulators.steps import (
-    Angles,
-    Chunk,
-    Readout,
-    Shared,
-    make_steps,
-    product_state,
-    product_state_backward,
-)
+from qpeft.simulators.steps import Angles, Chunk, ProductState, Readout, make_steps
 
 _CHUNK_BYTES = 1 << 19  # one state of a chunk; a few of them have to fit into a core's second-level cache
-_CHUNK_SAMPLES = 1024
+_CHUNK_SAMPLES = 4096
 _ACCELERATOR_CHUNK_BYTES = 1 << 26  # accelerators want many samples per launch
 
 
-def chunk_samples(bytes_per_sample: int, device: torch.device) -> int:
-    """How many samples to work on at once."""
+def chunk_samples(bytes_per_sample: int, device: torch.device, states: int = 1) -> int:
+    """How many samples to work on at once where so many states are kept."""
     if device.type != "cpu":
         return max(1, _ACCELERATOR_CHUNK_BYTES // bytes_per_sample)
-    samples = min(_CHUNK_BYTES // bytes_per_sample, _CHUNK_SAMPLES)
+    samples = min(_CHUNK_BYTES // (states * bytes_per_sample), _CHUNK_SAMPLES)
     return max(1, samples // 16 * 16 or samples)  # whole SIMD registers
 
 
@@ -43,7 +35,7 @@ class StateVectorEngine:
         self.n_qubits = program.n_qubits
         self.n_observables = len(program.observables)
         self.angles = Angles(program, n_inputs, n_weights)
-        self.steps = make_steps(program, self.angles)
+        self.steps, self.tables = make_steps(program, self.angles)
         self.readout = Readout(program.observables, program.n_qubits)
 
     def evaluate(self, inputs: Tensor, weights: Tensor) -> Tensor:
@@ -52,59 +44,53 @@ class StateVectorEngine:
         out = inputs.new_empty(inputs.shape[0], self.n_observables)
         for part in call.parts:
             chunk = call.chunk(part)
-            state = call.initial(chunk)[-1][0]
-            for step, shared in zip(self.steps, call.shared, strict=True):
-                state = step.forward(state, shared, chunk)
-            self.readout.forward(state, call.readout, out[part].t())
+            state = call.initial(chunk).state
+            for step in self.steps:
+                state = step.forward(state, call.shared, chunk)
+            self.readout.forward(state, out[part].t())
         return out
 
     def differentiate(self, gradient: Tensor, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """``(batch, n_observables), ... -> (batch, n_inputs), (n_weights,)``, the latter in float64."""
-        call = _Call(self, inputs, weights)
+        call = _Call(self, inputs, weights, 2)
+        gradients = self.tables.gradients(inputs.device)
         to_inputs = torch.empty_like(inputs)
-        rows = torch.zeros(self.angles.constants.shape[0], dtype=torch.float64, device=inputs.device)
-        n_samples = self.angles.n_samples
         for part in call.parts:
             chunk = call.chunk(part)
-            tree = call.initial(chunk)
-            states = [tree[-1][0]]  # (parts, 2**n, samples) after every step
-            for step, shared in zip(self.steps, call.shared, strict=True):
-                states.append(step.forward(states[-1], shared, chunk))
-            adjoint = self.readout.backward(gradient[part].t(), states[-1], call.readout)
-            for step, shared in zip(reversed(self.steps), reversed(call.shared), strict=True):
+            initial = call.initial(chunk)
+            states = [initial.state]  # (parts, 2**n, samples) after every step
+            for step in self.steps:
+                states.append(step.forward(states[-1], call.shared, chunk))
+            adjoint = self.readout.backward(gradient[part].t(), states[-1])
+            for step in reversed(self.steps):
                 output = states.pop()
-                adjoint = step.backward(adjoint, output, shared, chunk, states[-1].shape[0])
-            chunk.gradient[: self.n_qubits] = product_state_backward(adjoint, tree)[0]
+                adjoint = step.backward(adjoint, output, call.shared, chunk, gradients, states[-1].shape[0])
+            chunk.gradient[: self.n_qubits] = initial.backward(adjoint)[0]
             torch.mm(chunk.gradient.t(), call.from_inputs, out=to_inputs[part])
-            rows[:n_samples] += chunk.gradient.sum(1, dtype=torch.float64)
-        if call.parts:
-            for step, shared in zip(self.steps, call.shared, strict=True):
-                step.unshare(shared, rows)
-        return to_inputs, call.from_weights.t() @ rows
+            gradients.rows[: self.angles.n_samples] += chunk.gradient.sum(1, dtype=torch.float64)
+        return to_inputs, call.from_weights.t() @ self.tables.unshare(gradients)
 
 
 class _Call:
     """What one call computes before it looks at samples, and how it cuts the batch."""
 
-    def __init__(self, engine: StateVectorEngine, inputs: Tensor, weights: Tensor) -> None:
+    def __init__(self, engine: StateVectorEngine, inputs: Tensor, weights: Tensor, states: int = 1) -> None:
         angles = engine.angles
         self.inputs = inputs
         self.n_qubits = engine.n_qubits
         self.n_turns = angles.n_turns
-        self.from_inputs = angles.from_inputs.to(inputs)
-        self.from_weights = angles.from_weights.to(inputs.device)
-        shared = torch.addmv(angles.constants.to(inputs.device), self.from_weights, weights.double())
+        self.from_inputs = angles.from_inputs.like(inputs)
+        self.from_weights = angles.from_weights.on(inputs.device)
+        rows = torch.addmv(angles.constants.on(inputs.device), self.from_weights, weights.double())
         # Whole turns are taken off in float64: beside a large offset, float32 would lose the inputs' last digits.
-        self.offsets = shared[: angles.n_samples, None].remainder(4 * math.pi).to(inputs.dtype)
-        self.shared: list[Shared] = [step.share(shared, inputs.dtype) for step in engine.steps]
-        self.readout = engine.readout.share(inputs.device, inputs.dtype)
-        samples = chunk_samples(2 * inputs.element_size() << engine.n_qubits, inputs.device)
+        self.offsets = rows[: angles.n_samples, None].remainder(2 * math.pi).to(inputs.dtype)
+        self.shared = engine.tables.share(rows).to(inputs.dtype)
+        samples = chunk_samples(2 * inputs.element_size() << engine.n_qubits, inputs.device, states)
         self.parts = [slice(start, start + samples) for start in range(0, inputs.shape[0], samples)]
 
     def chunk(self, part: slice) -> Chunk:
         angles = torch.addmm(self.offsets, self.from_inputs, self.inputs[part].t())  # (rows, samples)
-        half = angles[: self.n_turns] * 0.5
-        return Chunk(half.cos(), half.sin(), angles[self.n_turns :])
+        return Chunk(angles[: self.n_turns], angles[self.n_turns :])
 
-    def initial(self, chunk: Chunk) -> list[list[Tensor]]:
-        return product_state(chunk.cos[None, : self.n_qubits], chunk.sin[None, : self.n_qubits])
+    def initial(self, chunk: Chunk) -> ProductState:
+        return ProductState(chunk.leaves[None, : self.n_qubits])
