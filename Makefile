@@ -20,7 +20,7 @@ BUILD  := build/native
 CMAKE  := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake
 CTEST  := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" ctest
 compile = $(CMAKE) -S native -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release -DSKBUILD_STATE=editable \
-            -DQPEFT_BUILD_TESTS=ON -DQPEFT_SANITIZE= $(NATIVE_ARGS) \
+            -DQPEFT_BUILD_TESTS=ON -DQPEFT_SANITIZE= -DQPEFT_PYTHON=$(CURDIR)/$(BIN) $(NATIVE_ARGS) \
           && $(CMAKE) --build $(BUILD) --target qpeft_native && $(CMAKE) --install $(BUILD)
 
 # One OpenMP thread for each test process: more threads than cores make torch slower by orders of magnitude.
@@ -68,7 +68,7 @@ native-sanitize: $(VENV)/installed-test ## the C++ tests with the address, undef
 	@for kind in address,undefined thread; do \
 	  build=$(BUILD)-$${kind%%,*}; \
 	  $(CMAKE) -S native -B $$build -G Ninja -DCMAKE_BUILD_TYPE=None -DQPEFT_BUILD_TESTS=ON -DQPEFT_SANITIZE=$$kind \
-	    $(NATIVE_ARGS) && $(CMAKE) --build $$build --target native_test \
+	    -DQPEFT_PYTHON=$(CURDIR)/$(BIN) $(NATIVE_ARGS) && $(CMAKE) --build $$build --target native_test \
 	  && $(CTEST) --test-dir $$build --output-on-failure || exit 1; \
 	done
 

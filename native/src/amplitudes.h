@@ -172,7 +172,7 @@ class AmplitudeKernel {
   static bool odd(uint32_t bits) { return __builtin_parity(bits); }
   // +1 or -1 by the parity of lane & mask
   static V lane_signs(uint32_t mask) {
-    V signs;
+    V signs{};
     for (uint32_t i = 0; i < kWidth; ++i) signs[i] = odd(i & mask) ? R{-1} : R{1};
     return signs;
   }
