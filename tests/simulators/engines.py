@@ -13,6 +13,7 @@ from qpeft.simulators import run
 from qpeft.simulators.lightcone import LightConeEngine
 from qpeft.simulators.lowering import lower
 from qpeft.simulators.statevector import StateVectorEngine
+from qpeft.simulators.weight_runs import WeightRun
 
 
 class Chosen:
@@ -51,15 +52,25 @@ class Engine:
     same_bits_in_any_chunk: bool = False  # matrix libraries round differently for different numbers of columns
 
 
+def matrices(circuit: Circuit) -> StateVectorEngine:
+    """The state vector, with runs of steps that read no inputs as one matrix, whether it pays or not."""
+    engine = StateVectorEngine(lower(circuit), circuit.n_inputs, circuit.n_weights)
+    for step in engine.steps:
+        if isinstance(step, WeightRun):
+            step.pays = lambda batch: circuit.n_qubits <= 7
+    return engine
+
+
 CHOSEN = Engine("chosen", Chosen)
 STATE_VECTOR = Engine("state vector", lambda c: StateVectorEngine(lower(c), c.n_inputs, c.n_weights))
+MATRICES = Engine("matrices", matrices)
 LIGHT_CONES = Engine("light cones", LightConeEngine.for_circuit, reads_once=True)
 NATIVE = Engine("native", native, same_bits_in_any_chunk=True)
 
 needs_native = pytest.mark.skipif(not native_is_built(), reason="the native kernel is not built; install a compiler")
 ENGINES = [
     pytest.param(engine, id=engine.name, marks=[needs_native] if engine is NATIVE else [])
-    for engine in (CHOSEN, STATE_VECTOR, LIGHT_CONES, NATIVE)
+    for engine in (CHOSEN, STATE_VECTOR, MATRICES, LIGHT_CONES, NATIVE)
 ]
 
 

@@ -274,6 +274,6 @@ class _Operators:
         states, unused = list(self.states), group.tables.gradients(gradient.device)  # shared angles are constants
         for step in reversed(group.steps):
             output = states.pop()
-            adjoint = step.backward(adjoint, output, self.shared, self.chunk, unused, states[-1].shape[0])
+            adjoint = step.backward(adjoint, output, self.shared, self.chunk, unused, states[-1])
         rows = self.chunk.gradient.view(group.angles.n_samples, group.cones, 1 << group.wires).sum(2)
         return group.angles.from_inputs.like(rows).t() @ rows

@@ -2,7 +2,8 @@
 
 Forward keeps one state. Backward runs a chunk forward again, keeping the state after every step, and sends the adjoint
 vector back (see :mod:`qpeft.simulators.steps`). A chunk is as large as a core's cache wants it, so memory depends on
-the circuit, never on the batch.
+the circuit, never on the batch. Neighbouring steps that read no inputs become one matrix where that is cheaper
+(:mod:`qpeft.simulators.weight_runs`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from qpeft.simulators.lowering import Program
-from qpeft.simulators.steps import Angles, Chunk, ProductState, Readout, make_steps
+from qpeft.simulators.steps import Angles, Chunk, ProductState, Readout, Step, make_steps
+from qpeft.simulators.weight_runs import Unitary, WeightRun, join_runs
 
 _CHUNK_BYTES = 1 << 19  # one state of a chunk; a few of them have to fit into a core's second-level cache
 _CHUNK_SAMPLES = 4096
@@ -35,7 +37,8 @@ class StateVectorEngine:
         self.n_qubits = program.n_qubits
         self.n_observables = len(program.observables)
         self.angles = Angles(program, n_inputs, n_weights)
-        self.steps, self.tables = make_steps(program, self.angles)
+        steps, self.tables = make_steps(program, self.angles)
+        self.steps = join_runs(steps, program.n_qubits)
         self.readout = Readout(program.observables, program.n_qubits)
 
     def evaluate(self, inputs: Tensor, weights: Tensor) -> Tensor:
@@ -45,7 +48,7 @@ class StateVectorEngine:
         for part in call.parts:
             chunk = call.chunk(part)
             state = call.initial(chunk).state
-            for step in self.steps:
+            for step in call.steps:
                 state = step.forward(state, call.shared, chunk)
             self.readout.forward(state, out[part].t())
         return out
@@ -59,15 +62,18 @@ class StateVectorEngine:
             chunk = call.chunk(part)
             initial = call.initial(chunk)
             states = [initial.state]  # (parts, 2**n, samples) after every step
-            for step in self.steps:
+            for step in call.steps:
                 states.append(step.forward(states[-1], call.shared, chunk))
             adjoint = self.readout.backward(gradient[part].t(), states[-1])
-            for step in reversed(self.steps):
+            for step in reversed(call.steps):
                 output = states.pop()
-                adjoint = step.backward(adjoint, output, call.shared, chunk, gradients, states[-1].shape[0])
+                adjoint = step.backward(adjoint, output, call.shared, chunk, gradients, states[-1])
             chunk.gradient[: self.n_qubits] = initial.backward(adjoint)[0]
             torch.mm(chunk.gradient.t(), call.from_inputs, out=to_inputs[part])
             gradients.rows[: self.angles.n_samples] += chunk.gradient.sum(1, dtype=torch.float64)
+        for step in call.steps:
+            if isinstance(step, Unitary):
+                step.unshare(gradients)
         return to_inputs, call.from_weights.t() @ self.tables.unshare(gradients)
 
 
@@ -84,7 +90,16 @@ class _Call:
         rows = torch.addmv(angles.constants.on(inputs.device), self.from_weights, weights.double())
         # Whole turns are taken off in float64: beside a large offset, float32 would lose the inputs' last digits.
         self.offsets = rows[: angles.n_samples, None].remainder(2 * math.pi).to(inputs.dtype)
-        self.shared = engine.tables.share(rows).to(inputs.dtype)
+        shared = engine.tables.share(rows)
+        self.shared = shared.to(inputs.dtype)
+        self.steps: list[Step] = []
+        for step in engine.steps:
+            if not isinstance(step, WeightRun):
+                self.steps.append(step)
+            elif step.pays(inputs.shape[0]):
+                self.steps.append(step.unitary(shared, inputs))
+            else:
+                self.steps.extend(step.steps)
         samples = chunk_samples(2 * inputs.element_size() << engine.n_qubits, inputs.device, states)
         self.parts = [slice(start, start + samples) for start in range(0, inputs.shape[0], samples)]
 

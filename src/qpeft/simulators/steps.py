@@ -111,21 +111,33 @@ def _rotation_gradient(adjoint: tuple[Tensor, ...], output: tuple[Tensor, ...]) 
 
 
 class Step(Protocol):
-    """One step of a program, ready to run."""
+    """What becomes of a state, ready to run."""
 
     def forward(self, state: Tensor, shared: Shared, chunk: Chunk) -> Tensor: ...
 
     def backward(
-        self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, gradients: Gradients, parts: int
+        self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, gradients: Gradients, before: Tensor
     ) -> Tensor:
-        """Send the adjoint back to an input state of ``parts`` parts, and collect the gradients of angles."""
+        """Send the adjoint back to the state ``before`` the step, and collect the gradients of angles."""
         ...
 
 
-def make_steps(program: Program, angles: Angles) -> tuple[list[Step], Tables]:
+class ProgramStep(Step, Protocol):
+    """One step of a program.
+
+    Attributes:
+        reads_inputs: Whether every sample has angles of its own.
+        work: What the step costs for each number of a state, in multiplications of a matrix product (measured).
+    """
+
+    reads_inputs: bool
+    work: int
+
+
+def make_steps(program: Program, angles: Angles) -> tuple[list[ProgramStep], Tables]:
     """The program's steps, ready to run, and what they share."""
     tables = Tables(program.n_qubits, angles.n_rows)
-    steps: list[Step] = []
+    steps: list[ProgramStep] = []
     for step in program.steps:
         match step:
             case Turn():
@@ -158,6 +170,8 @@ class TurnStep:
             for part in range(count):  # of nearly equal widths
                 block = run[len(run) * part // count : len(run) * (part + 1) // count]
                 self.blocks.append((block[0][0], len(block), tables.add_block([row for _, row in block])))
+        self.reads_inputs = bool(self.samples)
+        self.work = sum(1 << width for _, width, _ in self.blocks) + 8 * len(self.samples)
 
     def forward(self, state: Tensor, shared: Shared, chunk: Chunk) -> Tensor:
         for first, width, place in self.blocks:
@@ -182,7 +196,7 @@ class TurnStep:
         return torch.bmm(block.expand(split.shape[0], -1, -1), split).view_as(state)
 
     def backward(
-        self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, gradients: Gradients, parts: int
+        self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, gradients: Gradients, before: Tensor
     ) -> Tensor:
         # Rotations of different wires commute, so all gradients can be read from the output of the whole step.
         for first, width, place in self.blocks:
@@ -200,10 +214,12 @@ class TurnStep:
 class ControlledTurnStep:
     """RY on the target, in the half of the state where the control is 1."""
 
+    work = 8
+
     def __init__(self, step: ControlledTurn, angles: Angles) -> None:
         self.control, self.target = step.control, step.target
         self.row = angles.row(step.angle)
-        self.per_sample = bool(step.angle.inputs)
+        self.reads_inputs = bool(step.angle.inputs)
 
     def _controlled_pairs(self, state: Tensor) -> tuple[Tensor, Tensor]:
         parts, dimension, samples = state.shape
@@ -214,7 +230,7 @@ class ControlledTurnStep:
         return view[:, 0, :, 1], view[:, 1, :, 1]
 
     def _turn(self, state: Tensor, shared: Shared, chunk: Chunk, sign: int) -> Tensor:
-        cos, sin = chunk.leaves[self.row] if self.per_sample else shared.turns[:2, self.row]
+        cos, sin = chunk.leaves[self.row] if self.reads_inputs else shared.turns[:2, self.row]
         out, pairs = state.clone(), self._controlled_pairs(state)
         turned = self._controlled_pairs(out)
         for half in turned:
@@ -226,10 +242,10 @@ class ControlledTurnStep:
         return self._turn(state, shared, chunk, 1)
 
     def backward(
-        self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, gradients: Gradients, parts: int
+        self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, gradients: Gradients, before: Tensor
     ) -> Tensor:
         gradient = _rotation_gradient(self._controlled_pairs(adjoint), self._controlled_pairs(output))
-        if self.per_sample:
+        if self.reads_inputs:
             chunk.gradient[self.row] = gradient
         else:
             gradients.rows[self.row] += gradient.sum(dtype=torch.float64)
@@ -241,9 +257,9 @@ class PhaseStep:
 
     def __init__(self, step: Phase, angles: Angles, tables: Tables) -> None:
         rows = [angles.row(e) for e in step.terms.values()]
-        self.per_sample = any(e.inputs for e in step.terms.values())
+        self.reads_inputs = any(e.inputs for e in step.terms.values())
         self.signs: Constant | None = None
-        if self.per_sample or step.is_sign:
+        if self.reads_inputs or step.is_sign:
             states, masks = (
                 torch.arange(1 << tables.n_qubits, device="cpu"),
                 torch.tensor(list(step.terms), device="cpu"),
@@ -252,16 +268,17 @@ class PhaseStep:
         if step.is_sign:
             constants = torch.tensor([[e.constant] for e in step.terms.values()], dtype=torch.float64, device="cpu")
             self.signs = Constant((terms @ constants).cos().round())  # (2**n, 1)
-        elif self.per_sample:
+        elif self.reads_inputs:
             self.terms = Constant(terms)
             self.first = rows[0] - angles.n_turns  # rows of one step are neighbours
             self.last = self.first + len(rows)
         else:
             self.place = tables.add_phase(list(step.terms), rows)
+        self.work = 12 if self.signs is None else 3
 
     def _factors(self, shared: Shared, chunk: Chunk) -> Tensor:
         """``(2, 2**n, 1 or samples)``: cos and sin."""
-        if not self.per_sample:
+        if not self.reads_inputs:
             return shared.phases[self.place]
         phase = self.terms.like(chunk.phases) @ chunk.phases[self.first : self.last]  # (2**n, samples)
         return torch.stack([phase.cos(), phase.sin()])
@@ -278,19 +295,19 @@ class PhaseStep:
         return turned
 
     def backward(
-        self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, gradients: Gradients, parts: int
+        self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, gradients: Gradients, before: Tensor
     ) -> Tensor:
         if self.signs is not None:
             return adjoint * self.signs.like(adjoint)
         cos, sin = self._factors(shared, chunk).unbind(0)
         halves, real_and_imaginary = adjoint.unbind(0), output.unbind(0)
         product = (halves[1] * real_and_imaginary[0]).addcmul_(halves[0], real_and_imaginary[1], value=-1)
-        if self.per_sample:  # (2**n, samples)
+        if self.reads_inputs:  # (2**n, samples)
             first = chunk.turns.shape[0]
             torch.mm(self.terms.like(product).t(), product, out=chunk.gradient[first + self.first : first + self.last])
         else:
             gradients.phases[self.place] += product.sum(1)
-        if parts == 1:
+        if before.shape[0] == 1:
             return (halves[0] * cos).addcmul_(halves[1], sin)[None]
         back = adjoint * cos
         _add_turned(back.unbind(0), halves, sin, -1)
@@ -299,6 +316,9 @@ class PhaseStep:
 
 class PermutationStep:
     """Basis states change places."""
+
+    reads_inputs = False
+    work = 3
 
     def __init__(self, step: Permutation, n_qubits: int) -> None:
         states = torch.arange(1 << n_qubits, device="cpu")
@@ -312,7 +332,7 @@ class PermutationStep:
         return state.index_select(1, self.source.on(state.device))
 
     def backward(
-        self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, gradients: Gradients, parts: int
+        self, adjoint: Tensor, output: Tensor, shared: Shared, chunk: Chunk, gradients: Gradients, before: Tensor
     ) -> Tensor:
         return adjoint.index_select(1, self.target.on(adjoint.device))
 
