@@ -209,23 +209,22 @@ Results<R, W> call(const Plan &plan, const Case &c, int n_threads, Layout layout
   return call<R, W>(plan, c, inputs, gradient, 0, c.batch, n_threads);
 }
 
-// Within 1e-10 or 1e-5 of the largest expected number (at least 1), and what the last bits of large inputs can do.
+// Within 1e-10 or 1e-5 of the largest expected number (at least 1), and what the last bits of large angles can do.
 template <class R>
 void compare(const Case &c, const Results<R> &found, const char *how) {
   const double tolerance = sizeof(R) == 8 ? 1e-10 : 1e-5;
-  std::vector<double> last_bits(static_cast<size_t>(c.batch), 0.0);
-  double all_last_bits = 0;
-  for (int64_t i = 0; i < c.batch * c.n_inputs; ++i) {
-    const double bits = 4 * static_cast<double>(std::numeric_limits<R>::epsilon()) * std::abs(c.inputs[i]);
-    last_bits[i / c.n_inputs] += bits;
-    all_last_bits += bits;
-  }
+  const double epsilon = 4 * static_cast<double>(std::numeric_limits<R>::epsilon());
+  double of_weights = 0, all = 0;
+  for (const double weight : c.weights) of_weights += epsilon * std::abs(weight);
+  std::vector<double> last_bits(static_cast<size_t>(c.batch), of_weights);
+  for (int64_t i = 0; i < c.batch * c.n_inputs; ++i) last_bits[i / c.n_inputs] += epsilon * std::abs(c.inputs[i]);
+  for (const double bits : last_bits) all += bits;
   auto check = [&](const char *what, const auto &values, const std::vector<double> &expected, int64_t columns) {
     double largest = 1;
     for (const double value : expected) largest = std::max(largest, std::abs(value));
     for (size_t i = 0; i < expected.size(); ++i) {
       const double limit = columns ? tolerance * largest + last_bits[i / columns]
-                                   : tolerance * std::max(largest, static_cast<double>(c.times)) + all_last_bits;
+                                   : tolerance * std::max(largest, static_cast<double>(c.times)) + all;
       const double difference = std::abs(static_cast<double>(values[i]) - expected[i]);
       expect(difference <= limit, "%s: %s, float%d, %s: number %zu is off by %g, %g expected", c.name.c_str(), what,
              static_cast<int>(8 * sizeof(R)), how, i, difference, expected[i]);

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "simulators"))
 import dense_reference
 from random_cases import random_circuit, samples
 
-from qpeft.circuits import Circuit, Gate, qtha_block, rotation_cnot_ring, simplified_two_design
+from qpeft.circuits import Circuit, Gate, Input, Weight, qtha_block, rotation_cnot_ring, simplified_two_design
 from qpeft.simulators import plan
 
 BATCHES = (0, 1, 15, 16, 17, 40)
@@ -102,15 +102,22 @@ def write_random(writer: Writer, count: int) -> None:
         if seed % 12 == 2:
             circuit = random_circuit(rng, 4 + seed % 2, n_gates)
             writer.write(f"amplitudes {seed}", circuit, batch, sample_qubits=3, probabilities=True)
-        if seed % 20 == 0:  # so many rotations that the product of their cosines vanishes
-            circuit = random_circuit(rng, 1 + seed // 20 % 3, 600)
-            writer.write(f"deep {seed}", circuit, 17, history_bytes=history)
 
 
 def ansaetze() -> Iterator[Circuit]:
     for n, n_layers in ((2, 2), (5, 1), (4, 2)):
         for ansatz in (qtha_block, rotation_cnot_ring, simplified_two_design):
             yield ansatz(n, n_layers)
+
+
+def deep() -> Circuit:
+    """So many rotations that the product of their cosines vanishes in either precision."""
+    gates: list[Gate] = []
+    for k in range(250):
+        gates += [Gate("RX", k % 2, Weight(2 * k)), Gate("RZ", 0, Input(3 * k)), Gate("CNOT", (0, 1))]
+        gates += [Gate("RY", 1, Input(3 * k + 1)), Gate("CRZ", (1, 0), Input(3 * k + 2))]
+        gates += [Gate("CRX", (0, 1), Weight(2 * k + 1))]
+    return Circuit(2, tuple(gates), ("Z0", "Y0 X1"))
 
 
 def main(path: str, count: str = "300") -> None:
@@ -122,6 +129,8 @@ def main(path: str, count: str = "300") -> None:
             name = "qtha_block" if circuit.gates[circuit.n_qubits].name == "CRZ" else "ansatz"
             writer.write(name, circuit, 17)
         writer.write("qtha_block", qtha_block(5, 2), 16, sample_qubits=3)
+        for history_bytes in (1, 1 << 20):
+            writer.write("deep", deep(), 17, history_bytes=history_bytes)
         write_random(writer, int(count))
     print(f"{writer.count} cases")
 
