@@ -110,10 +110,10 @@ def ansaetze() -> Iterator[Circuit]:
             yield ansatz(n, n_layers)
 
 
-def deep() -> Circuit:
-    """So many rotations that the product of their cosines vanishes in either precision."""
+def deep(n_layers: int) -> Circuit:
+    """With some hundred layers the product of the cosines vanishes in either precision."""
     gates: list[Gate] = []
-    for k in range(250):
+    for k in range(n_layers):
         gates += [Gate("RX", k % 2, Weight(2 * k)), Gate("RZ", 0, Input(3 * k)), Gate("CNOT", (0, 1))]
         gates += [Gate("RY", 1, Input(3 * k + 1)), Gate("CRZ", (1, 0), Input(3 * k + 2))]
         gates += [Gate("CRX", (0, 1), Weight(2 * k + 1))]
@@ -130,7 +130,7 @@ def main(path: str, count: str = "300") -> None:
             writer.write(name, circuit, 17)
         writer.write("qtha_block", qtha_block(5, 2), 16, sample_qubits=3)
         for history_bytes in (1, 1 << 20):
-            writer.write("deep", deep(), 17, history_bytes=history_bytes)
+            writer.write("deep", deep(250 if int(count) > 20 else 25), 17, history_bytes=history_bytes)
         write_random(writer, int(count))
     print(f"{writer.count} cases")
 
