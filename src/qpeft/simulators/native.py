@@ -213,12 +213,9 @@ def _refuse(status: int, inputs: Tensor, weights: Tensor) -> None:
     if status == _MEMORY:
         raise MemoryError("the state of one sample does not fit into memory; use fewer qubits or fewer threads")
     if status == _WEIGHTS:
-        place = int((~weights.isfinite()).nonzero()[0])
-        raise InputError(f"weight {place} is {weights[place].item()}; angles must be finite numbers of radians.")
-    wrong = (~inputs[status].isfinite()).nonzero().flatten().tolist()
-    what = (
-        f"input {wrong[0]} of sample {status} is {inputs[status, wrong[0]].item()}"
-        if wrong
-        else (f"an angle of sample {status} overflows")
-    )
+        values, name, whose = weights, "weight {}", "the weights"
+    else:
+        values, name, whose = inputs[status], f"input {{}} of sample {status}", f"sample {status}"
+    wrong = (~values.isfinite()).nonzero().flatten().tolist()
+    what = f"{name.format(wrong[0])} is {values[wrong[0]].item()}" if wrong else f"an angle of {whose} overflows"
     raise InputError(f"{what}; angles must be finite numbers of radians.")
