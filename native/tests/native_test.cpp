@@ -512,7 +512,7 @@ int main(int n_arguments, char **arguments) {
     test_numbers<double>(c);
     test_new_thread<double>(c);
     if (!QPEFT_FINDS_RACES) test_malformed(c, random);
-    if (c.batch > 0 && i % 3 == 0) {
+    if (c.batch > 0 && i % 3 == 0 && c.name != "deep") {
       test_threads<float>(c);
       test_threads<double>(c);
     }
