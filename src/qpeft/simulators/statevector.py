@@ -43,21 +43,27 @@ class StateVectorEngine:
 
     def evaluate(self, inputs: Tensor, weights: Tensor) -> Tensor:
         """``(batch, n_inputs), (n_weights,) -> (batch, n_observables)``."""
-        call = _Call(self, inputs, weights)
         out = inputs.new_empty(inputs.shape[0], self.n_observables)
-        for part in call.parts:
-            chunk = call.chunk(part)
-            state = call.initial(chunk).state
-            for step in call.steps:
-                state = step.forward(state, call.shared, chunk)
-            self.readout.forward(state, out[part].t())
+        with torch.inference_mode():  # a call is some hundred small operations, which this makes cheaper
+            call = _Call(self, inputs, weights)
+            for part in call.parts:
+                chunk = call.chunk(part)
+                state = call.initial(chunk).state
+                for step in call.steps:
+                    state = step.forward(state, call.shared, chunk)
+                self.readout.forward(state, out[part].t())
         return out
 
     def differentiate(self, gradient: Tensor, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """``(batch, n_observables), ... -> (batch, n_inputs), (n_weights,)``, the latter in float64."""
+        to_inputs = torch.empty_like(inputs)
+        with torch.inference_mode():
+            to_weights = self._differentiate(gradient, inputs, weights, to_inputs)
+        return to_inputs, to_weights.clone()
+
+    def _differentiate(self, gradient: Tensor, inputs: Tensor, weights: Tensor, to_inputs: Tensor) -> Tensor:
         call = _Call(self, inputs, weights, 2)
         gradients = self.tables.gradients(inputs.device)
-        to_inputs = torch.empty_like(inputs)
         for part in call.parts:
             chunk = call.chunk(part)
             initial = call.initial(chunk)
@@ -74,7 +80,7 @@ class StateVectorEngine:
         for step in call.steps:
             if isinstance(step, Unitary):
                 step.unshare(gradients)
-        return to_inputs, call.from_weights.t() @ self.tables.unshare(gradients)
+        return call.from_weights.t() @ self.tables.unshare(gradients)
 
 
 class _Call:

@@ -279,6 +279,7 @@ class PhaseStep:
     def _factors(self, shared: Shared, chunk: Chunk) -> Tensor:
         """``(2, 2**n, 1 or samples)``: cos and sin."""
         if not self.reads_inputs:
+            assert shared.phases is not None
             return shared.phases[self.place]
         phase = self.terms.like(chunk.phases) @ chunk.phases[self.first : self.last]  # (2**n, samples)
         return torch.stack([phase.cos(), phase.sin()])

@@ -47,12 +47,12 @@ class Shared:
     """One call's blocks and phases."""
 
     turns: Tensor  # (3, rows): cos, sin and -sin of every row
-    blocks: dict[int, tuple[Tensor, ...]]  # width -> (2**width, 2**width) each
-    phases: tuple[Tensor, ...]  # (2, 2**n, 1) each: cos and sin
+    blocks: dict[int, Tensor]  # width -> (count, 2**width, 2**width)
+    phases: Tensor | None  # (count, 2, 2**n, 1): cos and sin
 
     def to(self, dtype: torch.dtype) -> Shared:
-        blocks = {width: tuple(block.to(dtype) for block in blocks) for width, blocks in self.blocks.items()}
-        return Shared(self.turns.to(dtype), blocks, tuple(phase.to(dtype) for phase in self.phases))
+        blocks = {width: blocks.to(dtype) for width, blocks in self.blocks.items()}
+        return Shared(self.turns.to(dtype), blocks, None if self.phases is None else self.phases.to(dtype))
 
 
 @dataclass
@@ -83,8 +83,8 @@ class _Blocks:
         self.generators = Constant(torch.stack(generators, 2).flatten(0, 1).double())  # (4**width, width)
         self.rows = Constant(rows.flatten())
 
-    def share(self, turns: Tensor) -> tuple[Tensor, ...]:
-        return turns.take(self.entries.on(turns.device)).prod(0).view(self.shape).unbind(0)
+    def share(self, turns: Tensor) -> Tensor:
+        return turns.take(self.entries.on(turns.device)).prod(0).view(self.shape)
 
     def unshare(self, gradient: Tensor, rows: Tensor) -> None:
         of_turns = gradient.flatten(1) @ self.generators.like(gradient)  # (count, width)
@@ -108,11 +108,11 @@ class _Phases:
         states = torch.arange(1 << bits, device="cpu")
         return torch.stack([parities(states, row) for row in masks])
 
-    def share(self, angles: Tensor) -> tuple[Tensor, ...]:
+    def share(self, angles: Tensor) -> Tensor:
         high, low = self.high.like(angles), self.low.like(angles)
         scaled = high * angles[self.rows.on(angles.device)].unsqueeze(1)
         phases = torch.bmm(scaled, low.transpose(1, 2)).flatten(1)  # (count, 2**n)
-        return torch.stack([phases.cos(), phases.sin()], 1).unsqueeze(3).unbind(0)
+        return torch.stack([phases.cos(), phases.sin()], 1).unsqueeze(3)
 
     def unshare(self, gradient: Tensor, rows: Tensor) -> None:
         high, low = self.high.like(rows), self.low.like(rows)
@@ -156,7 +156,7 @@ class Tables:
         sin = angles.sin()
         turns = torch.stack([angles.cos(), sin, -sin])
         blocks = {width: blocks.share(turns) for width, blocks in self._blocks.items()}
-        return Shared(turns, blocks, () if self._phases is None else self._phases.share(angles))
+        return Shared(turns, blocks, None if self._phases is None else self._phases.share(angles))
 
     def gradients(self, device: torch.device) -> Gradients:
         """Zeros."""
