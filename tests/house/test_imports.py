@@ -14,18 +14,19 @@ SOURCE = Path(__file__).parents[2] / "src" / "qpeft"
 FLOORS = {
     "errors": 0, "version": 0,
     "circuits": 1,
-    "simulators": 2,
+    "simulators": 2, "chips": 2,
+    "qpu": 3,
     "tensornet": 4, "layer": 4, "gradients": 4,
     "adapters": 5, "models": 5, "data": 5,
     "training": 6, "evaluation": 6, "export": 6,
-    "compare": 7,
+    "compare": 7, "cloud": 7,
     "cli": 8, "__main__": 9,
 }  # fmt: skip
 # The package's own face: importing it registers the adapters, which rooms above them may ask for.
 FACE = FLOORS["adapters"]
-PURE = ("circuits", "simulators", "tensornet", "layer", "gradients")
+PURE = ("circuits", "simulators", "chips", "qpu", "tensornet", "layer", "gradients")
 HEAVY = {"matplotlib", "trl", "datasets", "gguf", "typer", "rich", "pydantic", "jieba", "sacrebleu", "rouge_score",
-         "tensorboard", "pandas", "pyarrow"}  # fmt: skip
+         "tensorboard", "pandas", "pyarrow", "qiskit", "pyqpanda3", "qbraid", "mthree", "sqlite3"}  # fmt: skip
 
 
 def rooms() -> list[str]:
