@@ -85,7 +85,7 @@ class Caps:
     """What a provider can do.
 
     Args:
-        max_circuits: Most (packed) circuits in one submission.
+        max_circuits: Most (packed) circuits in one submission; see :meth:`circuits_per_job`.
         min_shots: Fewest shots.
         max_shots: Most shots.
         packs: Whether blocks may stand side by side in one circuit.
@@ -94,6 +94,7 @@ class Caps:
         seeded: Whether equal submissions with equal seeds give equal counts.
         price: What it charges, or ``None`` where that is not known.
         seconds_per_job: Overhead of a job besides its shots, for estimates.
+        max_executions: Most circuits times shots in one submission, or ``None`` where only their number is limited.
     """
 
     max_circuits: int
@@ -105,6 +106,19 @@ class Caps:
     seeded: bool = False
     price: Price | None = None
     seconds_per_job: float = 0.0
+    max_executions: int | None = None
+
+    def circuits_per_job(self, shots: int) -> int:
+        """Most (packed) circuits of so many shots that one submission may hold, at least 1.
+
+        Example:
+            >>> caps = Caps(5000, 1, 100_000, packs=True, finds=True, paid=True, max_executions=10_000_000)
+            >>> caps.circuits_per_job(shots=1000), caps.circuits_per_job(shots=4000)
+            (5000, 2500)
+        """
+        if self.max_executions is None:
+            return self.max_circuits
+        return max(1, min(self.max_circuits, self.max_executions // max(shots, 1)))
 
 
 @dataclass(frozen=True)
