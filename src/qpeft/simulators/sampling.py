@@ -18,18 +18,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from qpeft.circuits import Circuit, Gate, Observable
+from qpeft.circuits import Circuit, Observable
 from qpeft.errors import InputError
+from qpeft.simulators.bases import Setting, rotated, settings
 from qpeft.simulators.density import check_angles, run_noisy
 from qpeft.simulators.exact import run
 from qpeft.simulators.noise import NoiseModel
 from qpeft.simulators.outcomes import probabilities
-from qpeft.simulators.steps import parities
 
 MAX_SAMPLED = 20  # wires that are read together: 2**20 probabilities for every sample
 
@@ -74,7 +73,7 @@ def sample(
     if len(letters) != circuit.n_qubits or not set(letters) <= set("XYZ"):
         raise InputError(f"basis must be one of X, Y, Z for each of the {circuit.n_qubits} wires (got {basis!r}).")
     generator = _generator(shots, seed, inputs)
-    setting = _Setting(tuple(enumerate(letters)), ())
+    setting = Setting(tuple(enumerate(letters)), ())
     return _counts(circuit, inputs, weights, shots, generator, noise, setting)
 
 
@@ -142,48 +141,11 @@ def run_shots(
     check_angles(circuit, inputs, weights)
     dtype = torch.float64 if inputs.dtype == torch.float64 else torch.float32
     out = torch.empty(inputs.shape[0], circuit.n_observables, dtype=dtype, device=inputs.device)
-    for setting in _settings(circuit.key):
+    for setting in settings(circuit.key):
         counts = _counts(circuit, inputs, weights, shots, generator, noise, setting)
         signs = setting.signs().to(counts.device)  # (outcomes, observables)
         out[:, list(setting.places)] = (counts.double() @ signs / shots).to(dtype)
     return out
-
-
-class _Setting(NamedTuple):
-    """Wires that are read together, each in one letter, and the observables that are found from them."""
-
-    wires: tuple[tuple[int, str], ...]
-    places: tuple[int, ...]
-    masks: tuple[int, ...] = ()  # of each observable, over the wires read; the first is the most significant bit
-
-    def signs(self) -> Tensor:
-        """Values of the observables for every outcome: (2**wires, observables), float64."""
-        outcomes = torch.arange(1 << len(self.wires), device="cpu")
-        return parities(outcomes, torch.tensor(self.masks, device="cpu"))
-
-
-@lru_cache(maxsize=256)
-def _settings(key: str) -> tuple[_Setting, ...]:
-    """Observables by basis: each joins the first whose letters agree with its own."""
-    circuit = Circuit.from_key(key)
-    bases: list[dict[int, str]] = []
-    members: list[list[int]] = []
-    for place, observable in enumerate(circuit.observables):
-        own = {wire: letter for letter, wire in observable.paulis}
-        agree = (i for i, b in enumerate(bases) if all(b.get(wire, letter) == letter for wire, letter in own.items()))
-        home = next(agree, len(bases))
-        if home == len(bases):
-            bases.append({})
-            members.append([])
-        bases[home].update(own)
-        members[home].append(place)
-    settings = []
-    for basis, places in zip(bases, members, strict=True):
-        wires = tuple(sorted(basis.items()))
-        bit = {wire: 1 << (len(wires) - 1 - i) for i, (wire, _) in enumerate(wires)}
-        masks = tuple(sum(bit[wire] for _, wire in circuit.observables[place].paulis) for place in places)
-        settings.append(_Setting(wires, tuple(places), masks))
-    return tuple(settings)
 
 
 def _generator(shots: int, seed: int | Tensor, like: Tensor) -> torch.Generator:
@@ -203,7 +165,7 @@ def _counts(
     shots: int,
     generator: torch.Generator,
     noise: NoiseModel | None,
-    setting: _Setting,
+    setting: Setting,
 ) -> Tensor:
     """Counts of what is read on some wires: (batch, 2**wires)."""
     check_angles(circuit, inputs, weights)
@@ -228,7 +190,7 @@ def _probabilities(
     """Probabilities of what is read on some wires: (batch, 2**wires), float64."""
     n, k = circuit.n_qubits, len(wires)
     if noise is None and (k == n or k > _FEW_WIRES):
-        joint = probabilities(_rotated(circuit.key, wires), inputs, weights).double()
+        joint = probabilities(rotated(circuit.key, wires), inputs, weights).double()
         left = [wire for wire in range(n) if wire not in dict(wires)]
         grid = joint.view(-1, *[2] * n)
         return grid.sum([wire + 1 for wire in left]).view(-1, 1 << k) if left else joint
@@ -251,15 +213,6 @@ def _strings(key: str, wires: tuple[tuple[int, str], ...]) -> Circuit:
         for mask in range(1, 1 << k)
     )
     return replace(Circuit.from_key(key), observables=tuple(map(Observable, texts)))
-
-
-@lru_cache(maxsize=256)
-def _rotated(key: str, wires: tuple[tuple[int, str], ...]) -> Circuit:
-    """The circuit followed by what turns the letters into Z."""
-    circuit = Circuit.from_key(key)
-    turns = {"X": ("H",), "Y": ("SDG", "H"), "Z": ()}
-    more = tuple(Gate(name, (wire,)) for wire, letter in wires for name in turns[letter])
-    return replace(circuit, gates=circuit.gates + more)
 
 
 def _draw(probabilities: Tensor, shots: int, generator: torch.Generator) -> Tensor:
