@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from qpeft.cli import qpu
 from qpeft.cli.console import be_quiet
 from qpeft.version import __version__
 
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(qpu.app)
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
