@@ -11,7 +11,8 @@ all this inside ``obj``, is understood too, and numbers may be strings. What the
 asymmetric readout, residual interactions, further times, sources) stands in one more object, ``"qpeft"``.
 
 What a real answer may lack is filled, and said in the notes: a T1 or T2 that is missing or 0 is the median of the
-others, T2 above 2 T1 becomes 2 T1, an edge with two values has the lower one, a qubit without fidelities is not usable.
+others, T2 above 2 T1 becomes 2 T1, an edge with two values has the lower one, and a qubit without fidelities is not
+usable.
 """
 
 from __future__ import annotations

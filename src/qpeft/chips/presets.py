@@ -16,7 +16,7 @@ def load_chip(name: str | Path) -> ChipSnapshot:
     """A chip by the name of a preset, or from a JSON file.
 
     Args:
-        name: One of :data:`PRESETS`, or the path of a file with an answer of Origin's ``chipInfo`` or a saved snapshot.
+        name: One of :data:`PRESETS`, or the path of a file: a saved snapshot, or an answer of Origin's ``chipInfo``.
 
     Raises:
         InputError: Neither a preset nor a readable chip file.

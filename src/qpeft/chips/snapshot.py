@@ -173,6 +173,9 @@ class ChipSnapshot:
             _moment(self.date)
         object.__setattr__(self, "id", self._hash())
 
+    def __hash__(self) -> int:
+        return hash(self.id)
+
     def _hash(self) -> str:
         # What cannot be used says nothing about a result, and its numbers may be anything.
         record = [
@@ -282,8 +285,8 @@ class ChipSnapshot:
     def noise_model(self) -> NoiseModel:
         """What the numbers mean for a circuit, for the whole chip; ``.select(qubits)`` places a circuit on it.
 
-        RX and RY cost a pulse, RZ is free, and CZ works on live couplers alone. Nothing can be learned from a qubit that
-        is not available: its readout is a coin.
+        RX and RY cost a pulse, RZ is free, and CZ works on live couplers alone. Nothing can be learned from a qubit
+        that is not available: its readout is a coin.
         """
         return _noise_model(self)
 
