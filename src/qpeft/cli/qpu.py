@@ -100,3 +100,23 @@ def cancel(
     from qpeft.cli import qpu_control as command
 
     command.cancel(run, job, all_jobs, json)
+
+
+@app.command()
+def layout(
+    chip: Annotated[str, typer.Option(help="Name of a preset, or a chip file (JSON).")] = "wukong-72",
+    qubits: Annotated[int, typer.Option(min=1, max=20, help="Qubits of the circuit.")] = 4,
+    layers: Annotated[int, typer.Option(min=1, help="Layers of the circuit.")] = 1,
+    ansatz: Annotated[str, typer.Option(help="qtha (a ring) or chain.")] = "qtha",
+    buffer: Annotated[int, typer.Option(min=0, help="Idle qubits between two blocks.")] = 0,
+    min_fidelity: Annotated[float, typer.Option(min=0.0, max=1.0, help="Least expected fidelity of a block.")] = 0.0,
+    solver: Annotated[str, typer.Option(help="greedy or exact.")] = "greedy",
+    output: Annotated[Path | None, typer.Option(help="Picture of the chip to write (.png, .svg, .pdf).")] = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Show where copies of a circuit fit on a chip side by side, and how good they are there."""
+    from qpeft.cli import qpu_layout as command
+
+    be_quiet(quiet or json)
+    command.run(chip, qubits, layers, ansatz, buffer, min_fidelity, solver, output, json)

@@ -1,0 +1,166 @@
+"""How circuits, templates and counts are written into a ledger, and the keys that tell whether two are the same.
+
+Everything that is kept can be read again without the vendor's package: a template as the key of its circuit and its
+qubits, angles as whole multiples of 1e-8 rad (the precision of OriginIR, and of every key), counts as whole numbers,
+all compressed. A key is the SHA-256 of such bytes, so equal questions have equal keys on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from qpeft.chips import NativeTemplate
+from qpeft.circuits import Circuit
+from qpeft.errors import InputError
+from qpeft.qpu.protocol import Block
+
+PRECISION = 8
+"""Decimals of an angle, in radians."""
+_STEPS = 10**PRECISION
+
+Placed = tuple[Block, ...]
+
+
+def digest(*parts: bytes | str) -> str:
+    """SHA-256 of parts, told apart by their lengths, as 64 hexadecimal digits."""
+    state = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "little"))
+        state.update(data)
+    return state.hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """JSON text that is equal for equal values.
+
+    Raises:
+        InputError: Something in it is not a JSON value.
+    """
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"settings of a provider must be JSON values ({error}); use numbers, texts, lists."
+        ) from error
+
+
+def write_template(template: NativeTemplate) -> str:
+    """A template as JSON text."""
+    return canonical({"circuit": template.circuit.key, "qubits": template.qubits, "readout": template.readout})
+
+
+def read_template(text: str) -> NativeTemplate:
+    """A template from :func:`write_template`; it can parse answers, but cannot be bound to new inputs."""
+    record = json.loads(text)
+    return NativeTemplate(
+        Circuit.from_key(record["circuit"]), tuple(record["qubits"]), tuple(record["readout"]), bind=_unbound
+    )
+
+
+def _unbound(inputs: Tensor, weights: Tensor) -> Tensor:
+    raise InputError("a template read from a ledger has no way from inputs to angles; compile the circuit again.")
+
+
+def rounded(circuits: Iterable[Sequence[Block]], n_templates: int) -> list[Placed]:
+    """Circuits with their angles at 8 decimals.
+
+    Raises:
+        InputError: A circuit without blocks, an unknown template, or an angle that is not finite.
+    """
+    result = []
+    for position, circuit in enumerate(circuits):
+        if not circuit:
+            raise InputError(f"circuit {position} has no blocks; give it at least one.")
+        for block in circuit:
+            if not 0 <= block.template < n_templates:
+                raise InputError(f"circuit {position} uses template {block.template} of {n_templates}; count from 0.")
+            if not all(math.isfinite(angle) and abs(angle) < 1e9 for angle in block.angles):
+                raise InputError(
+                    f"circuit {position} has an angle that is no angle: {block.angles}; check the inputs."
+                )
+        result.append(
+            tuple(
+                Block(b.template, tuple(round(float(angle) * _STEPS) / _STEPS for angle in b.angles)) for b in circuit
+            )
+        )
+    return result
+
+
+def write_circuit(circuit: Placed) -> bytes:
+    """Blocks of a circuit, uncompressed: number of blocks; template and number of angles of each; all angles."""
+    head = [len(circuit), *(number for block in circuit for number in (block.template, len(block.angles)))]
+    angles = [round(angle * _STEPS) for block in circuit for angle in block.angles]
+    return numpy.array(head, "<u4").tobytes() + numpy.array(angles, "<i8").tobytes()
+
+
+def read_circuit(data: bytes) -> Placed:
+    """Blocks from :func:`write_circuit`."""
+    n_blocks = int(numpy.frombuffer(data, "<u4", 1)[0])
+    head = numpy.frombuffer(data, "<u4", 2 * n_blocks, offset=4).tolist()
+    angles = numpy.frombuffer(data, "<i8", offset=4 + 8 * n_blocks).tolist()
+    blocks, start = [], 0
+    for template, n_angles in zip(head[::2], head[1::2], strict=True):
+        blocks.append(Block(template, tuple(steps / _STEPS for steps in angles[start : start + n_angles])))
+        start += n_angles
+    return tuple(blocks)
+
+
+def write_counts(counts: Sequence[Tensor]) -> bytes:
+    """Counts of the blocks of one circuit, compressed: number of blocks, their sizes, all counts."""
+    head = numpy.array([len(counts), *(block.numel() for block in counts)], "<u4").tobytes()
+    return zlib.compress(head + torch.cat(list(counts)).numpy().astype("<u4").tobytes(), 1)
+
+
+def read_counts(data: bytes) -> list[Tensor]:
+    """Counts from :func:`write_counts`, int64."""
+    data = zlib.decompress(data)
+    n_blocks = int(numpy.frombuffer(data, "<u4", 1)[0])
+    sizes = numpy.frombuffer(data, "<u4", n_blocks, offset=4).tolist()
+    values = torch.from_numpy(numpy.frombuffer(data, "<u4", offset=4 + 4 * n_blocks).astype("int64"))
+    return list(values.split(sizes))
+
+
+_SECRET_NAME = re.compile(r"(key|token|secret|password|passwd|credentials?|auth)$", re.IGNORECASE)
+_LOGIN = re.compile(r"//[^/@\s]+:[^/@\s]+@")
+_SHORTEST_SECRET = 6
+
+
+def _secrets() -> list[str]:
+    """Values of the environment that look like credentials by their names, longest first."""
+    found = {v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= _SHORTEST_SECRET}
+    return sorted(found, key=len, reverse=True)
+
+
+def scrubbed(text: str) -> str:
+    """A text without any credential that stands in the environment."""
+    for secret in _secrets():
+        text = text.replace(secret, "***")
+    return text
+
+
+def check_no_credentials(settings: dict[str, Any]) -> None:
+    """Refuse settings that hold a credential: they are kept in the ledger.
+
+    Raises:
+        InputError: A name that says so, or a value that an environment variable for credentials holds.
+    """
+    for name, value in settings.items():
+        if _SECRET_NAME.search(name) and value:
+            raise InputError(f"the setting {name!r} looks like a credential: give it in the environment, not here.")
+        if isinstance(value, dict):
+            check_no_credentials(value)
+    text = canonical(settings)
+    if scrubbed(text) != text or _LOGIN.search(text):
+        raise InputError("a setting holds a credential: leave it out and give it in the environment.")
