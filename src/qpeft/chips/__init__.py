@@ -1,8 +1,10 @@
 """Chips as data: what a quantum chip is made of today, where circuits fit on it, and what it would return."""
 
-from qpeft.chips.compiler import Metrics, compile_circuit, metrics
+from qpeft.chips.compiler import compile_circuit
+from qpeft.chips.metrics import Metrics, metrics
 from qpeft.chips.presets import PRESETS, load_chip
-from qpeft.chips.snapshot import ChipSnapshot, Coupler, Qubit
+from qpeft.chips.qubits import Coupler, Qubit
+from qpeft.chips.snapshot import ChipSnapshot
 from qpeft.chips.template import NativeTemplate
 
 __all__ = [

@@ -8,53 +8,52 @@ An interaction or a swap becomes Hadamards and CZ gates, with ``t`` the wire tha
     SWAP · CZ     H_t H_c · CZ · H_t H_c · CZ · H_t H_c
 
 Hadamards melt into the runs beside them, so a wire is best the target of all its interactions in a segment, or of
-none: wires are coloured in two colours where the graph of interactions allows it. RZ travels forward through CZ as a
-moving frame, up to the next pulse; the frame in the end is dropped, for only Z is measured, and so is RZ of |0>.
+none: wires are coloured in two colours where the graph of interactions allows it.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qpeft.chips.angles import DECIMALS, NativeAngles, constant_tilts
+from qpeft.chips.angles import NativeAngles
 from qpeft.chips.lowering import Interaction, Lowered
+from qpeft.chips.pulses import Event, write_pulses
 from qpeft.chips.routing import Route, Swap
-from qpeft.chips.turns import HADAMARD, Affine, Turn, constant, fixed, is_diagonal, plus, rx, simplify, tilts, z
-from qpeft.circuits import Gate, Input
+from qpeft.chips.turns import HADAMARD, Affine, Turn, is_diagonal, rx, simplify, tilts, z
+from qpeft.circuits import Circuit, Observable
 
-_QUARTER = math.pi / 2
 _COMPONENTS = 3  # up to so many parts of the graph of interactions, both colourings are tried
 
 Vertex = tuple[int, int]
 """A wire and the number of a segment."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Native:
-    """Native gates on the places of a graph.
+    """A circuit on the places of a graph.
 
     Args:
-        gates: RX, RZ and CZ, whose wires are places.
-        output: Place that carries each qubit of the circuit in the end.
+        circuit: RX, RZ and CZ, whose wires are places, and the observables on the places that carry them.
+        output: Place that carries each qubit of the original circuit in the end.
         bind: Native angles of inputs and weights.
     """
 
-    gates: tuple[Gate, ...]
+    circuit: Circuit
     output: tuple[int, ...]
     bind: NativeAngles
 
     @property
     def n_cz(self) -> int:
         """CZ gates."""
-        return sum(gate.name == "CZ" for gate in self.gates)
+        return sum(gate.name == "CZ" for gate in self.circuit.gates)
 
-    @property
-    def n_pulses(self) -> int:
-        """RX pulses."""
-        return sum(gate.name == "RX" for gate in self.gates)
+
+def measured_on(circuit: Circuit, output: Sequence[int]) -> tuple[Observable, ...]:
+    """The observables of a circuit whose qubit ``i`` is carried by wire ``output[i]``."""
+    texts = (" ".join(f"Z{output[wire]}" for _, wire in observable.paulis) for observable in circuit.observables)
+    return tuple(map(Observable, texts))
 
 
 @dataclass(frozen=True)
@@ -80,14 +79,15 @@ class _Step:
         return self.interaction.n_cz + self.swaps
 
 
-def emit(lowered: Lowered, route: Route, n_inputs: int, n_weights: int) -> Native:
+def emit(circuit: Circuit, lowered: Lowered, route: Route, n_places: int) -> Native:
     """Native gates of a route, with the fewest pulses of the colourings that are tried."""
     steps, final = _steps(lowered, route)
     steps = _early(steps)
     written = [_Writer(lowered, route, targets).write(steps, final) for targets in _colourings(lowered)]
     events = min(written, key=_pulses_of_events)
-    gates, bind = _number_angles(events, n_inputs, n_weights)
-    return Native(gates, tuple(final[wire] for wire in lowered.output), bind)
+    gates, bind = write_pulses(events, circuit.n_inputs, circuit.n_weights)
+    output = tuple(final[wire] for wire in lowered.output)
+    return Native(Circuit(n_places, gates, measured_on(circuit, output)), output, bind)
 
 
 def _steps(lowered: Lowered, route: Route) -> tuple[list[_Step], list[int]]:
@@ -176,10 +176,6 @@ def _colourings(lowered: Lowered) -> list[set[Vertex]]:
         {vertex for part, turned in zip(parts, flip, strict=True) for vertex in part if colour[vertex] != turned}
         for flip in flips
     ]
-
-
-Event = tuple[int, list[Turn]] | tuple[int, int]
-"""A run on a place, or CZ on two places."""
 
 
 def _pulses_of_events(events: Sequence[Event]) -> int:
@@ -307,69 +303,3 @@ class _Writer:
             self._turn(t, z(angle))
             self._around(c, c, t)
             self._around(t, c, t)
-
-
-def _number_angles(events: Sequence[Event], n_inputs: int, n_weights: int) -> tuple[tuple[Gate, ...], NativeAngles]:
-    """Write runs as pulses with RZ between them, and collect what the angles of the RZ are."""
-    hard = [tuple(event[1]) for event in events if isinstance(event[1], list) and tilts(event[1]) > 1]
-    flat = constant_tilts(hard, n_inputs, n_weights)
-    first = 1 + n_inputs + n_weights
-    gates: list[Gate] = []
-    angles: list[Affine] = []
-    frames: dict[int, Affine] = {}
-    touched: set[int] = set()
-
-    def turn_frame(place: int, angle: Affine) -> None:
-        value = fixed(angle)
-        if value is None:
-            gates.append(Gate("RZ", place, Input(len(angles))))
-            angles.append(angle)
-        elif round(value, DECIMALS):
-            gates.append(Gate("RZ", place, round(value, DECIMALS)))
-
-    number = 0
-    for event in events:
-        place, run = event
-        if isinstance(run, int):
-            gates.append(Gate("CZ", (place, run)))
-            continue
-        before, tilt, after = _three(run)
-        known = fixed(tilt)
-        if tilts(run) > 1:
-            total, difference = first + 3 * number, first + 3 * number + 1
-            before, after = {total: 1.0, difference: -1.0}, {total: 1.0, difference: 1.0}
-            tilt, known = {first + 3 * number + 2: 1.0}, flat[number]
-            number += 1
-        before = plus(before, frames.get(place, {}))
-        if known == 0.0:
-            frames[place] = plus(before, after)
-            continue
-        if known == math.pi:
-            gates.append(Gate("RX", place, math.pi))
-            frames[place] = plus(plus(constant(math.pi), after), before, -1.0)
-        elif known is not None and abs(known) == _QUARTER:
-            if place in touched:
-                turn_frame(place, plus(before, constant(-_QUARTER)))
-            gates.append(Gate("RX", place, known))
-            frames[place] = plus(after, constant(_QUARTER))
-        else:
-            if place in touched:
-                turn_frame(place, before)
-            gates.append(Gate("RX", place, _QUARTER))
-            turn_frame(place, tilt)
-            gates.append(Gate("RX", place, -_QUARTER))
-            frames[place] = after
-        touched.add(place)
-    return tuple(gates), NativeAngles(n_inputs, n_weights, tuple(hard), tuple(angles))
-
-
-def _three(run: Sequence[Turn]) -> tuple[Affine, Affine, Affine]:
-    """Angles of Z, Y, Z of a run with at most one Y."""
-    parts: list[Affine] = [{}, {}, {}]
-    seen = False
-    for turn in run:
-        if turn.axis == "Y":
-            parts[1], seen = turn.angle, True
-        else:
-            parts[2 if seen else 0] = turn.angle
-    return parts[0], parts[1], parts[2]

@@ -22,7 +22,8 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
-from qpeft.chips.snapshot import WORST_PULSE, ChipSnapshot, Coupler, Qubit
+from qpeft.chips.qubits import WORST_PULSE, Coupler, Qubit
+from qpeft.chips.snapshot import ChipSnapshot
 from qpeft.errors import InputError
 
 _READ = ("ChipID", "QubitCount", "AvailableQubits", "QubitParams", "adjMatrix", "QGateClock", "qpeft")
@@ -46,9 +47,7 @@ def read_answer(answer: object) -> ChipSnapshot:
             raise InputError(f"the answer has no {name!r}; it must be what Origin's chipInfo returns.")
     more = _dict("'qpeft'", record.get("qpeft", {}))
     notes: list[str] = [_text("a note", note) for note in _list("'notes'", more.get("notes", []))]
-    sources = {
-        name: _text(f"source {name!r}", text) for name, text in _dict("'sources'", more.get("sources", {})).items()
-    }
+    sources = {name: _text("a source", text) for name, text in _dict("'sources'", more.get("sources", {})).items()}
     pairs = _edges(record["adjMatrix"], notes)
     qubits = _qubits(record, pairs, more, notes, sources)
     zz = _by_pair("zz_khz", more)
@@ -238,8 +237,8 @@ def _by_pair(name: str, more: dict[str, Any]) -> dict[tuple[int, int], float]:
     for key, value in _dict(repr(name), more.get(name, {})).items():
         ends = [_whole(f"a key of {name!r}", end) for end in key.split(",")]
         if len(ends) != 2:
-            raise InputError(f"{name!r} has the key {key!r}; write a pair of qubits like '0,1'.")
-        found[min(ends), max(ends)] = _number(f"{name!r} of {key}", value)
+            raise InputError(f"{name!r} has the key {_shown(key)}; write a pair of qubits like '0,1'.")
+        found[min(ends), max(ends)] = _number(f"{name!r} of {ends}", value)
     return found
 
 

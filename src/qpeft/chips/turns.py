@@ -4,7 +4,7 @@ Up to a global phase every one-qubit gate is a product of RZ and RY whose angles
 run of gates on one wire is a short list of :class:`Turn`, first applied first. Two Y with nothing between are one; the
 rest of the algebra is
 
-    RY(π) RZ(a) = RZ(-a) RY(π),      RY(b) RZ(π) = RZ(π) RY(-b),
+    RY(π) RZ(a) = RZ(-a) RY(π),   RY(b) RZ(π) = RZ(π) RY(-b),   RY(90°) RZ(a) RY(-90°) = RX(a) = RZ(-90°) RY(a) RZ(90°)
 
 and constants multiply as quaternions. A run with one Y left is written with pulses of fixed length as
 
@@ -112,7 +112,7 @@ def simplify(turns: Iterable[Turn]) -> list[Turn]:
         _push(run, turn)
     changed = True
     while changed:
-        changed = _move_half_turn(run) or _fold_constants(run)
+        changed = _move_half_turn(run) or _fold_constants(run) or _turn_axis(run)
     return run
 
 
@@ -159,6 +159,17 @@ def _fold_constants(run: list[Turn]) -> bool:
         values = [fixed(turn.angle) for turn in piece]
         if run[start].axis == "Y" and None not in values:
             return _replace(run, start, start + 3, _euler(piece))
+    return False
+
+
+def _turn_axis(run: list[Turn]) -> bool:
+    """Write Z between two quarter turns as RX: RY(±90°) RZ(a) RY(∓90°) = RX(±a)."""
+    for start in range(len(run) - 2):
+        first, middle, last = run[start : start + 3]
+        if first.axis == "Y" and abs(fixed(first.angle) or 0.0) == abs(fixed(last.angle) or 0.0) == _QUARTER:
+            sign = math.copysign(1.0, last.angle[0])
+            turned = rx(plus({}, middle.angle, sign))
+            return _replace(run, start, start + 3, [y(plus(first.angle, last.angle)), *turned])
     return False
 
 
