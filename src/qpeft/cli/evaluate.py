@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qpeft.cli.console import Steps, calm_libraries, notes, print_json, results
-from qpeft.cli.tables import evaluation_table
+from qpeft.cli.tables import evaluation_table, execution_table
 from qpeft.errors import InputError
 
 if TYPE_CHECKING:
     from qpeft.training import Recipe
+    from qpeft.training.execution import ExecutionSection
 
 
 def run(
@@ -27,6 +29,7 @@ def run(
     seed: int,
     output: Path | None,
     as_json: bool,
+    execution: Mapping[str, Any] | None = None,
 ) -> None:
     with Steps() as say:
         say("starting")
@@ -35,7 +38,7 @@ def run(
     if task is not None and task not in TASKS:
         raise InputError(f"there is no task {task!r}: choose one of {', '.join(TASKS)}")
     calm_libraries()
-    result = measure(target, overrides, recipe, task, data, limit, batch_size, max_new_tokens, seed)
+    result = measure(target, overrides, recipe, task, data, limit, batch_size, max_new_tokens, seed, execution)
     if output is not None:
         from qpeft.training.run_folder import write_json
 
@@ -46,6 +49,8 @@ def run(
         print_json(shown)
     else:
         results.print(evaluation_table(target, shown))
+        if "execution" in shown:
+            results.print(execution_table(shown["execution"]))
 
 
 def measure(
@@ -58,14 +63,17 @@ def measure(
     batch_size: int | None = None,
     max_new_tokens: int | None = None,
     seed: int = 0,
+    execution: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Open the target, run the task, give metrics and records.
 
-    What is not given comes from `recipe_path`, else from the run's own recipe, else from the defaults.
+    What is not given comes from `recipe_path`, else from the run's own recipe, else from the defaults. Circuits run on
+    the simulator unless `execution` names an executor; what else it needs comes from the recipe's execution section.
     """
     from qpeft.cli.progress import counting
     from qpeft.evaluation import Settings, run_task
     from qpeft.training.datasets import held_out_examples
+    from qpeft.training.execution import ExecutionSection, executing
     from qpeft.training.recipe import DataSection, EvaluationSection, load_recipe
     from qpeft.training.target import open_target
 
@@ -88,6 +96,7 @@ def measure(
         source = source.model_copy(update={"test": data})
     elif task == "arithmetic":
         source = source.model_copy(update={"test": "arithmetic"})
+    where = _execution(recipe.execution if recipe else ExecutionSection(), execution or {})
     # examples first: a missing file should show before a model is loaded
     examples = held_out_examples(source, limit or section.limit, seed)
     with Steps() as say:
@@ -99,8 +108,25 @@ def measure(
         format=source.format,
         system=source.system,
     )
-    with counting(f"{task}, {Path(target).name}") as progress:
-        return run_task(task, opened.model, opened.tokenizer, examples, settings, progress).to_dict()
+    folder = opened.run.path if opened.run else None
+    with executing(where, opened.model, folder) as run, counting(f"{task}, {Path(target).name}") as progress:
+        result = run_task(task, opened.model, opened.tokenizer, examples, settings, progress).to_dict()
+    return result if run is None else {**result, "execution": asdict(run.report())}
+
+
+def _execution(section: ExecutionSection, given: Mapping[str, Any]) -> ExecutionSection:
+    """The recipe's section with what the flags say; without `--executor` the simulator, whatever the recipe says."""
+    from pydantic import ValidationError
+
+    wanted = {key: value for key, value in given.items() if value is not None}
+    if "executor" not in wanted:
+        if wanted:
+            raise InputError(f"--{next(iter(wanted))} does nothing without --executor: name one, as virtual-wukong")
+        return type(section)()
+    try:
+        return type(section).model_validate({**section.model_dump(), **wanted})
+    except ValidationError as error:
+        raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
 
 def evaluate_run(recipe: Recipe) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
+from qpeft.qpu.estimate import duration
+from qpeft.qpu.report import RowCount
+
 
 def number(value: int | float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
@@ -59,6 +62,22 @@ def evaluation_table(target: str, evaluation: dict[str, Any]) -> Table:
     table = _two_columns(f"{Path(target).name}: {evaluation['task']}, {evaluation['n']} items")
     for name, value in metric_lines(evaluation):
         table.add_row(name, value)
+    return table
+
+
+def execution_table(execution: dict[str, Any]) -> Table:
+    """What ran on a chip."""
+    rows = [RowCount(**count) for count in execution["layers"].values()]
+    table = _two_columns(f"executed on {execution['executor']}")
+    table.add_row("circuits", number(execution["circuits"]))
+    table.add_row("  side by side in", number(execution["packed_circuits"]))
+    table.add_row("jobs", number(execution["jobs"]))
+    table.add_row("shots", number(execution["shots"]))
+    table.add_row("time of the chip", duration(execution["chip_seconds"]))
+    cost = "unknown" if execution["cost"] is None else f"{execution['cost']:,.2f} {execution['currency']}".strip()
+    table.add_row("cost", cost)
+    if rows:
+        table.add_row("share of the tokens' circuits", f"{100 * sum(rows, RowCount()).share:.0f} %")
     return table
 
 

@@ -8,9 +8,8 @@ be repeated from its folder alone.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -19,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic.errors import PydanticSchemaGenerationError
 
 from qpeft.errors import InputError
+from qpeft.training.execution import ExecutionSection
+from qpeft.training.keys import nearest
 
 Layout = Literal["auto", "messages", "gsm8k", "mawps", "classified", "pair"]
 Task = Literal["causal-lm", "sequence-classification"]
@@ -52,6 +53,9 @@ class AdapterSection(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     method: str = Field("qtha", description="qtha, or any method of the installed peft")
+    start_from: str | None = Field(
+        None, description="run or adapter folder whose trained numbers this run starts from"
+    )
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -63,7 +67,7 @@ class AdapterSection(BaseModel):
         for key in self.fields:
             if key not in known:
                 raise ValueError(
-                    f"unknown key adapter.{key} for method {self.method}{_nearest(key, known, 'adapter.')}"
+                    f"unknown key adapter.{key} for method {self.method}{nearest(key, known, 'adapter.')}"
                 )
         return self
 
@@ -154,6 +158,7 @@ class Recipe(_Section):
     data: DataSection = Field(default_factory=lambda: DataSection())
     training: TrainingSection = Field(default_factory=lambda: TrainingSection())
     evaluation: EvaluationSection = Field(default_factory=lambda: EvaluationSection())
+    execution: ExecutionSection = Field(default_factory=lambda: ExecutionSection())
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
@@ -171,7 +176,7 @@ def adapter_config_class(method: str) -> Any:
 
     table = {str(getattr(kind, "value", kind)).lower(): cls for kind, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     if method.lower() not in table:
-        near = _nearest(method.lower(), table)
+        near = nearest(method.lower(), table)
         raise InputError(f"unknown adapter method {method!r}{near}; there are: {', '.join(sorted(table))}")
     return table[method.lower()]
 
@@ -217,7 +222,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         others = [*(str(other) for other in path.parent.glob("*.y*ml")), *packaged_recipes()]
-        raise InputError(f"there is no recipe {path}{_nearest(str(path), others)}") from error
+        raise InputError(f"there is no recipe {path}{nearest(str(path), others)}") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise InputError(f"the recipe {path} cannot be read ({reason}): give a YAML file") from error
@@ -291,7 +296,7 @@ def _check_scheduler(name: str) -> None:
     known = [kind.value for kind in SchedulerType]
     if name not in known:
         raise InputError(
-            f"training.lr_scheduler_type cannot be {name!r}{_nearest(name, known)}; there are: {', '.join(known)}"
+            f"training.lr_scheduler_type cannot be {name!r}{nearest(name, known)}; there are: {', '.join(known)}"
         )
 
 
@@ -305,7 +310,7 @@ def _check_trl_fields(fields: Mapping[str, Any]) -> None:
         if key in _OWNED or key in TrainingSection.model_fields:
             raise InputError(f"training.trl.{key} is decided by the recipe's own keys; set it there, not under trl")
         if key not in known:
-            raise InputError(f"unknown key training.trl.{key}: trl.SFTConfig has no such field{_nearest(key, known)}")
+            raise InputError(f"unknown key training.trl.{key}: trl.SFTConfig has no such field{nearest(key, known)}")
 
 
 def _sentence(error: ValidationError, source: str) -> str:
@@ -317,7 +322,7 @@ def _sentence(error: ValidationError, source: str) -> str:
         for part in problem["loc"][:-1]:
             section = section.model_fields[part].annotation
         prefix = "".join(f"{part}." for part in problem["loc"][:-1])
-        near = _nearest(str(problem["loc"][-1]), section.model_fields, prefix)
+        near = nearest(str(problem["loc"][-1]), section.model_fields, prefix)
         return f"{source}: unknown key {place}{near or '; the keys here are: ' + ', '.join(section.model_fields)}"
     if problem["type"] == "missing":
         return f"{source}: the key {place} is missing"
@@ -335,11 +340,6 @@ def _shown(value: Any) -> str:
 
 def _lower(sentence: str) -> str:
     return sentence[:1].lower() + sentence[1:]
-
-
-def _nearest(key: str, known: Iterable[str], prefix: str = "") -> str:
-    match = difflib.get_close_matches(key, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {prefix}{match[0]}?" if match else ""
 
 
 def _deep_copy(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,9 +22,11 @@ from qpeft.models import load_model, load_tokenizer
 from qpeft.models.cache import is_disk_full
 from qpeft.training.callbacks import StopOnSignal
 from qpeft.training.datasets import Encoded, encode_examples, held_out_examples, training_examples
+from qpeft.training.execution import executing
 from qpeft.training.memory import peak_memory_bytes
 from qpeft.training.recipe import Recipe, load_recipe
 from qpeft.training.run_folder import RunFolder, read_metrics, versions, write_json, write_text
+from qpeft.training.start import load_trained
 from qpeft.training.trainer import build_trainer, training_arguments
 
 Say = Callable[[str], None]
@@ -92,6 +94,8 @@ def prepare(recipe: Recipe, say: Say = lambda _: None) -> _Prepared:
     except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         reason = str(error) if isinstance(error, ValueError) else recipe.adapter.explain(error)
         raise InputError(f"the adapter does not fit {section.name}: {reason}") from error
+    if recipe.adapter.start_from is not None:
+        load_trained(adapted, recipe.adapter.start_from)
     rate = recipe.training.angle_learning_rate
     if rate is not None and not parameter_table(adapted).get("angles"):
         raise InputError(f"training.angle_learning_rate is {rate}, and this adapter has no angles: leave it out")
@@ -103,11 +107,17 @@ def prepare(recipe: Recipe, say: Say = lambda _: None) -> _Prepared:
 def dry_run(recipe: Recipe, say: Say = lambda _: None) -> Preparation:
     """Do everything that a run does before its first step, and write nothing."""
     ready = prepare(recipe, say)
-    section = recipe.training
-    per_step = section.per_device_train_batch_size * section.gradient_accumulation_steps
-    steps_per_epoch = -(-len(ready.data.train) // per_step)
-    steps = section.max_steps if section.max_steps > 0 else math.ceil(section.num_train_epochs * steps_per_epoch)
+    steps = steps_of(recipe, len(ready.data.train))
     return Preparation(parameter_table(ready.model), ready.data.report, steps)
+
+
+def steps_of(recipe: Recipe, n_examples: int) -> int:
+    """Optimiser's steps of a run over so many examples."""
+    section = recipe.training
+    if section.max_steps > 0:
+        return section.max_steps
+    per_step = section.per_device_train_batch_size * section.gradient_accumulation_steps
+    return math.ceil(section.num_train_epochs * -(-n_examples // per_step))
 
 
 def train(
@@ -170,7 +180,7 @@ def _run(
     )  # fmt: skip
     started = time.monotonic()
     try:
-        with stop:
+        with stop, executing(recipe.execution, ready.model, folder.path) as execution:
             _go_on(trainer, checkpoint)
     finally:
         for callback in callbacks:
@@ -183,7 +193,8 @@ def _run(
     seconds = time.monotonic() - started
     _save(ready, folder)
     result = _result(folder, ready, trainer.state.global_step, seconds)
-    write_json(folder.result, {"training": asdict(result)})
+    executed = {} if execution is None else {"execution": asdict(execution.report())}
+    write_json(folder.result, {"training": asdict(result), **executed})
     return result
 
 
@@ -285,7 +296,7 @@ def parameter_table(model: PeftModel) -> dict[str, int]:
 
 def _check_same_recipe(recipe: Recipe, folder: RunFolder) -> None:
     before, now = load_recipe(folder.recipe).model_dump(), recipe.model_dump()
-    for section in ("model", "adapter", "data", "training"):  # the others do not change the training
+    for section in ("model", "adapter", "data", "training", "execution"):  # the others do not change the training
         for key in sorted(before[section].keys() | now[section].keys()):
             was, wanted = before[section].get(key), now[section].get(key)
             if was != wanted:

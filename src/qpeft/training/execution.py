@@ -1,0 +1,80 @@
+"""The recipe's execution section: on which quantum computer, if any, the adapter's circuits run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from qpeft.adapters.execution import Run, run_on
+from qpeft.qpu.settings import ExecutionSettings, open_executor
+from qpeft.training.keys import nearest
+
+
+class ExecutionSection(BaseModel):
+    """`executor` names where circuits run; all other keys are those of `qpeft.qpu.settings.ExecutionSettings`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    executor: str = Field("exact", description="exact (the simulator), virtual-wukong, origin, qiskit, qbraid")
+    layers: list[str] | None = Field(None, description="only circuits of these layers, by parts of their names")
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+    @property
+    def settings(self) -> ExecutionSettings:
+        return ExecutionSettings(executor=self.executor, **self.fields)
+
+    @model_validator(mode="after")
+    def _is_usable(self) -> ExecutionSection:
+        known = {field.name for field in dataclasses.fields(ExecutionSettings)} - {"executor"}
+        for key in self.fields:
+            if key not in known:
+                raise ValueError(f"unknown key execution.{key}{nearest(key, known, 'execution.')}")
+        try:
+            assert self.settings
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"execution: {error}") from error
+        return self
+
+
+@contextmanager
+def executing(section: ExecutionSection, model: Any, folder: str | Path | None) -> Iterator[Run | None]:
+    """Run the circuits of a model as the section says, for as long as the block lasts.
+
+    Args:
+        section: Where and how.
+        model: With quantum layers.
+        folder: Holds the ledger. Without one that of a simulated chip is forgotten, and a paid chip is refused.
+
+    Yields:
+        What is running, for its report; `None` for the simulator.
+
+    Raises:
+        InputError: Settings that do not go together, or a model without circuits.
+        MissingDependencyError: The vendor's package is not installed.
+    """
+    settings = section.settings
+    if settings.executor == "exact":
+        yield None
+        return
+    executor = open_executor(settings, folder)
+    try:
+        with run_on(
+            model,
+            executor,
+            tokens=settings.tokens,
+            gradient=settings.gradient,  # type: ignore[arg-type]  # checked by the settings
+            n_directions=settings.n_directions,
+            step=settings.step,
+            layers=section.layers,
+        ) as run:
+            yield run
+    finally:
+        executor.close()
