@@ -77,10 +77,10 @@ def density_matrix(circuit, x, w, noise):
     n = circuit.n_qubits
     state = np.zeros((2**n, 2**n), dtype=complex)
     state[0, 0] = 1
-    for gate in circuit.gates:
+    for place, gate in enumerate(circuit.gates):
         unitary = embed(gate_matrix(gate, x, w), gate.wires, n)
         state = unitary @ state @ unitary.conj().T
-        for channel, wires in noise.channels_after(gate):
+        for channel, wires in noise.channels_after(gate, place):
             operators = [embed(k, wires, n) for k in kraus_operators(channel, len(wires))]
             state = sum(k @ state @ k.conj().T for k in operators)
     return state
@@ -134,6 +134,7 @@ def random_noise(rng, n):
         ][rng.integers(4)]
         gates = None if rng.random() < 0.5 else tuple(map(str, rng.choice(list(GATES), 5)))
         qubit = None if rng.random() < 0.6 else int(rng.integers(n))
-        rules.append(GateNoise(channel, gates, qubit=qubit))
+        place = None if rng.random() < 0.8 else int(rng.integers(20))
+        rules.append(GateNoise(channel, gates, qubit=qubit, place=place))
     errors = tuple(ReadoutError(*rng.random(2) * 0.4) for _ in range(n))
     return NoiseModel(tuple(rules), [None, errors[0], errors][rng.integers(3)])

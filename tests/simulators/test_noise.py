@@ -7,7 +7,7 @@ import pytest
 from noisy_reference import kraus_operators, random_noise
 
 import qpeft.simulators.noise
-from qpeft.circuits import Gate, qtha_block, rotation_cnot_ring
+from qpeft.circuits import Circuit, Gate, qtha_block, rotation_cnot_ring
 from qpeft.errors import InputError
 from qpeft.simulators.noise import (
     AmplitudeDamping,
@@ -75,6 +75,20 @@ def test_rules_match_by_gate_wires_and_qubit():
     assert noise.channels_after(Gate("CZ", (2, 1))) == ((a, (2, 1)), (b, (2,)), (c, (2,)), (c, (1,)))  # symmetric
     on_one = GateNoise(Depolarizing(0.1, joint=True), gates="CZ", qubit=1)
     assert NoiseModel(on_one).channels_after(Gate("CZ", (0, 1))) == ((Depolarizing(0.1, joint=True), (1,)),)
+
+
+def test_a_rule_may_hold_at_one_place_of_the_circuit_only():
+    gates = (Gate("CZ", (0, 1)), Gate("RX", 1, 0.5), Gate("CZ", (1, 0)))
+    everywhere, here = GateNoise(AmplitudeDamping(0.1), qubit=1), GateNoise(PhaseDamping(0.2), qubit=0, place=2)
+    noise = NoiseModel([everywhere, here, GateNoise(Depolarizing(0.3), gates="RY", place=1)])
+    assert noise.channels_after(gates[0], 0) == ((AmplitudeDamping(0.1), (1,)),)
+    assert noise.channels_after(gates[2], 2) == ((AmplitudeDamping(0.1), (1,)), (PhaseDamping(0.2), (0,)))
+    assert noise.reduce(Circuit(2, gates)).rules == (everywhere, here)
+    assert noise.reduce(Circuit(2, gates[:2])).rules == (everywhere,)
+    assert noise.select([1, 0]).rules[1] == GateNoise(PhaseDamping(0.2), qubit=1, place=2)
+    assert NoiseModel.from_key(noise.key) == noise
+    with pytest.raises(InputError, match="place"):
+        GateNoise(PhaseDamping(0.2), place=-1)
 
 
 def test_equal_models_have_equal_hashes_and_keys_that_bring_them_back():

@@ -12,7 +12,7 @@ from qpeft.simulators.noise import (
     ThermalRelaxation,
 )
 from qpeft.simulators.outcomes import probabilities
-from qpeft.simulators.sampling import bit_strings, run_shots, sample
+from qpeft.simulators.sampling import bit_strings, noisy_probabilities, run_shots, sample
 
 __all__ = [
     "MAX_QUBITS",
@@ -24,6 +24,7 @@ __all__ = [
     "ReadoutError",
     "ThermalRelaxation",
     "bit_strings",
+    "noisy_probabilities",
     "probabilities",
     "run",
     "run_noisy",

@@ -186,9 +186,11 @@ class GateNoise:
         gates: Names of the gates it follows; ``None`` means all.
         wires: The wires those gates act on, control first (CZ and SWAP match in either order); ``None`` means any.
         qubit: The one wire it acts on, wherever a matching gate touches that wire; ``None`` means all of the gate's.
+        place: Position in the circuit of the only gate it follows, as for a wire that waits there for another one;
+            ``None`` means every matching gate.
 
     Raises:
-        InputError: Unknown gate, or wires that do not fit.
+        InputError: Unknown gate, or wires or a place that do not fit.
 
     Example:
         >>> GateNoise(Depolarizing(0.04, joint=True), gates="CZ", wires=(0, 1)).matches(Gate("CZ", (1, 0)))
@@ -199,6 +201,7 @@ class GateNoise:
     gates: tuple[str, ...] | None = None
     wires: tuple[int, ...] | None = None
     qubit: int | None = None
+    place: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.channel, Channel):
@@ -231,9 +234,14 @@ class GateNoise:
                     f"a noise rule acts on qubit {self.qubit}, which is not among its wires {self.wires}; "
                     f"name one of them."
                 )
+        place = self.place
+        if place is not None and (isinstance(place, bool) or not isinstance(place, int) or place < 0):
+            raise InputError(f"a noise rule has the place {place!r}; places are positions of gates, from 0 on.")
 
-    def matches(self, gate: Gate) -> bool:
-        """Whether the rule says anything about this gate."""
+    def matches(self, gate: Gate, place: int | None = None) -> bool:
+        """Whether the rule says anything about this gate, which stands at this place of its circuit."""
+        if self.place is not None and self.place != place:
+            return False
         if self.gates is not None and gate.name not in self.gates:
             return False
         if self.qubit is not None and self.qubit not in gate.wires:
@@ -254,7 +262,8 @@ def _check_wire(wire: object) -> None:
 class NoiseModel:
     """An immutable noise model: rules for gates, errors of the readout, and what the chip has.
 
-    Nothing happens to a wire while it waits, before the first gate, or between the last gate and the readout.
+    Nothing happens to a wire before the first gate, or between the last gate and the readout, and while it waits only
+    what rules for a place of the circuit say.
 
     Args:
         rules: What acts after gates. All rules that match a gate apply, in this order.
@@ -313,7 +322,10 @@ class NoiseModel:
         object.__setattr__(self, "key", self._encode())
 
     def _encode(self) -> str:
-        rules = [[r.channel.kind, asdict(r.channel), r.gates, r.wires, r.qubit] for r in self.rules]
+        rules = [
+            [r.channel.kind, asdict(r.channel), r.gates, r.wires, r.qubit, *([] if r.place is None else [r.place])]
+            for r in self.rules
+        ]
         readout: Any = None
         if self.readout is not None:
             single = isinstance(self.readout, ReadoutError)
@@ -342,8 +354,9 @@ class NoiseModel:
                     None if gates is None else tuple(gates),
                     None if wires is None else tuple(wires),
                     qubit,
+                    *place,
                 )
-                for kind, values, gates, wires, qubit in record["r"]
+                for kind, values, gates, wires, qubit, *place in record["r"]
             )
             readout: ReadoutError | tuple[ReadoutError, ...] | None = None
             if record["m"] is not None:
@@ -486,7 +499,7 @@ class NoiseModel:
         Example:
             >>> chip = NoiseModel([GateNoise(PhaseDamping(0.1), qubit=7)], ReadoutError(0.1, 0.1), n_qubits=9)
             >>> chip.select([7, 8]).rules
-            (GateNoise(channel=PhaseDamping(lam=0.1), gates=None, wires=None, qubit=0),)
+            (GateNoise(channel=PhaseDamping(lam=0.1), gates=None, wires=None, qubit=0, place=None),)
         """
         place = {qubit: wire for wire, qubit in enumerate(qubits)}
         if len(place) != len(qubits) or not place:
@@ -518,17 +531,22 @@ class NoiseModel:
         """
         self.check(circuit)
         kinds = {(gate.name, gate.wires): gate for gate in circuit.gates}.values()
-        rules = tuple(rule for rule in self.rules if any(rule.matches(gate) for gate in kinds))
+
+        def matters(rule: GateNoise) -> bool:
+            gates = kinds if rule.place is None else circuit.gates[rule.place : rule.place + 1]
+            return any(rule.matches(gate, rule.place) for gate in gates)
+
+        rules = tuple(rule for rule in self.rules if matters(rule))
         readout = self.readout
         if isinstance(readout, tuple):
             readout = readout[: circuit.n_qubits]
         return NoiseModel(rules, readout, circuit.n_qubits)
 
-    def channels_after(self, gate: Gate) -> tuple[tuple[Channel, tuple[int, ...]], ...]:
-        """Channels that follow a gate and the wires they act on, in order."""
+    def channels_after(self, gate: Gate, place: int | None = None) -> tuple[tuple[Channel, tuple[int, ...]], ...]:
+        """Channels that follow a gate at some place of its circuit and the wires they act on, in order."""
         found: list[tuple[Channel, tuple[int, ...]]] = []
         for rule in self.rules:
-            if not rule.matches(gate):
+            if not rule.matches(gate, place):
                 continue
             wires = gate.wires if rule.qubit is None else (rule.qubit,)
             if isinstance(rule.channel, Depolarizing) and rule.channel.joint:

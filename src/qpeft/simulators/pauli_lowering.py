@@ -60,9 +60,9 @@ class Turn:
 
 def _operations(circuit: Circuit, noise: NoiseModel) -> list[Local | Turn]:
     found: list[Local | Turn] = []
-    for gate in circuit.gates:
+    for place, gate in enumerate(circuit.gates):
         after: Matrix = np.eye(4 ** len(gate.wires))
-        for channel, wires in noise.channels_after(gate):
+        for channel, wires in noise.channels_after(gate, place):
             matrix = channel_matrix(channel, len(wires))
             if len(wires) < len(gate.wires):
                 first = wires[0] == gate.wires[0]

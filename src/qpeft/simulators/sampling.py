@@ -77,6 +77,31 @@ def sample(
     return _counts(circuit, inputs, weights, shots, generator, noise, setting)
 
 
+def noisy_probabilities(circuit: Circuit, inputs: Tensor, weights: Tensor, noise: NoiseModel) -> Tensor:
+    """Evaluate what :func:`sample` draws from: probabilities of all bit strings, as measured with noise.
+
+    Args:
+        circuit: What to run, at most 10 qubits; its observables do not matter.
+        inputs: ``(batch, n_inputs)``, radians before the circuit's scales.
+        weights: ``(n_weights,)``, radians.
+        noise: Noise of gates and readout.
+
+    Returns:
+        ``(batch, 2**n_qubits)``, float64; wire 0 is the most significant bit. Differentiable once.
+
+    Raises:
+        InputError: An argument that does not fit, or too many qubits.
+
+    Example:
+        >>> from qpeft.simulators import ReadoutError
+        >>> flip = Circuit(1, (Gate("X", 0),))
+        >>> noisy_probabilities(flip, torch.zeros(1, 0), torch.zeros(0), NoiseModel(readout=ReadoutError(0.0, 0.25)))
+        tensor([[0.2500, 0.7500]], dtype=torch.float64)
+    """
+    check_angles(circuit, inputs, weights)
+    return _probabilities(circuit, inputs, weights, noise, tuple((wire, "Z") for wire in range(circuit.n_qubits)))
+
+
 def bit_strings(counts: Tensor) -> Tensor:
     """Counts ``(batch, 2**n)`` of equally many shots as the bits of every shot, ``(batch, shots, n)`` of 0 and 1.
 
