@@ -208,7 +208,7 @@ class Store:
                     "recover it with `sqlite3 ledger.sqlite .recover`."
                 ) from error
             if code in (_READONLY, _CANTOPEN):
-                raise InputError(
+                raise LedgerError(
                     f"the ledger {self.path} could not {what} ({error}): check the folder's permissions."
                 ) from error
             if code == _BUSY:
