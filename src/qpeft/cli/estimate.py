@@ -114,7 +114,7 @@ def _price(
         if isinstance(config, QTHAConfig):
 
             def signal(n: int, n_layers: int) -> float:
-                best = plan(qtha_block(n, n_layers, config.gate_order), 1).templates[0]
+                best = plan(qtha_block(n, n_layers, gate_order=config.gate_order), 1).templates[0]
                 signals = expected_signals(best, snapshot)
                 return math.fsum(signals) / len(signals)
 

@@ -111,7 +111,7 @@ def measure(
     folder = opened.run.path if opened.run else None
     with executing(where, opened.model, folder) as run, counting(f"{task}, {Path(target).name}") as progress:
         result = run_task(task, opened.model, opened.tokenizer, examples, settings, progress).to_dict()
-    return result if run is None else {**result, "execution": asdict(run.report())}
+        return result if run is None else {**result, "execution": asdict(run.report())}
 
 
 def _execution(section: ExecutionSection, given: Mapping[str, Any]) -> ExecutionSection:

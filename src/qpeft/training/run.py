@@ -182,6 +182,7 @@ def _run(
     try:
         with stop, executing(recipe.execution, ready.model, folder.path) as execution:
             _go_on(trainer, checkpoint)
+            executed = {} if execution is None else {"execution": asdict(execution.report())}
     finally:
         for callback in callbacks:
             getattr(callback, "close", lambda: None)()
@@ -193,7 +194,6 @@ def _run(
     seconds = time.monotonic() - started
     _save(ready, folder)
     result = _result(folder, ready, trainer.state.global_step, seconds)
-    executed = {} if execution is None else {"execution": asdict(execution.report())}
     write_json(folder.result, {"training": asdict(result), **executed})
     return result
 

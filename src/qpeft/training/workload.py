@@ -2,8 +2,8 @@
 
 A layer asks for the circuits of one forward pass together: with m sequences of T tokens, m·T rows where all tokens'
 circuits go to the chip, m where only the last one's does, and so on (:mod:`qpeft.qpu.tokens`). A training step does so
-once a micro-batch, and once more for its gradient rule; an evaluation once for the prompts and once for each token
-that it writes, at most.
+once a micro-batch, and once more for its gradient rule; the validation loss once a batch; an evaluation once for the
+prompts and once for each token that it writes, at most.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def workload(recipe: Recipe, limit: int | None, say: Callable[[str], None] = lam
     tokens = Tokens.parse(settings.tokens)
     length = max(1, round(report.tokens / max(report.kept, 1))) if report.tokens else recipe.data.max_length
     prompt = max(1, round((report.tokens - report.labelled_tokens) / max(report.kept, 1)))
-    passes = steps_of(recipe, len(ready.data.train)) * training.gradient_accumulation_steps
+    steps = steps_of(recipe, len(ready.data.train))
+    passes = steps * training.gradient_accumulation_steps
     examples = limit or evaluation.limit or report.kept
     batch = min(evaluation.batch_size, examples)
     batches = math.ceil(examples / batch)
@@ -67,6 +68,10 @@ def workload(recipe: Recipe, limit: int | None, say: Callable[[str], None] = lam
     for key, n_layers in Counter(layer.circuit.key for layer in chosen.values()).items():
         circuit = Circuit.from_key(key)
         each = count_circuits(circuit, settings.gradient, 1, settings.n_directions)
+        if ready.data.validation is not None:
+            times, sequences = _validations(recipe, steps, len(ready.data.validation))
+            rows = _rows(tokens, sequences, length)
+            calls.append(Call("validation", circuit, rows, each.forward, times * n_layers))
         rows = _rows(tokens, training.per_device_train_batch_size, length)
         calls.append(Call("training, forward", circuit, rows, each.forward, passes * n_layers))
         if each.gradient:
@@ -78,6 +83,14 @@ def workload(recipe: Recipe, limit: int | None, say: Callable[[str], None] = lam
             times = batches * n_layers * (evaluation.max_new_tokens - 1)
             calls.append(Call("evaluation, answers", circuit, written, each.forward, times))
     return calls
+
+
+def _validations(recipe: Recipe, steps: int, n_examples: int) -> tuple[int, int]:
+    """Forward passes for the validation loss, and sequences of each."""
+    section = recipe.training
+    often = steps // section.eval_steps if section.eval_steps else 1  # else at the end alone
+    size = min(section.per_device_eval_batch_size, n_examples)
+    return often * math.ceil(n_examples / size), size
 
 
 def _rows(tokens: Tokens, sequences: int, length: int) -> int:
