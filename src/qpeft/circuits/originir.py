@@ -1,8 +1,8 @@
 """OriginIR, the program text of Origin Quantum's machines: write a circuit with its numbers in place, and read it.
 
 Written as pyqpanda3 itself writes it: angles with 8 decimals, controlled rotations as ``CONTROL`` blocks, S† and T† as
-``DAGGER`` blocks (``SDG`` and ``TDG`` are refused by its parser). Bit ``c[i]`` receives qubit ``q[i]``. Observables
-stand in comments (``// observable: Z0 Z1``).
+``DAGGER`` blocks (``SDG`` and ``TDG`` are refused by its parser). Written programs put qubit ``q[i]`` into bit
+``c[i]``; read ones may put any qubit anywhere. Observables stand in comments (``// observable: Z0 Z1``).
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from qpeft.circuits.circuit import GATES, Circuit, Gate, Input, Observable, Weight
+from qpeft.circuits.originir_gates import EXTENDED
 from qpeft.circuits.program_text import (
+    MAX_QUBITS,
     measured_in_z,
     number_text,
     observable_comments,
@@ -26,6 +29,19 @@ _CONTROLLED = {"X": "CNOT", "Z": "CZ", "RX": "CRX", "RY": "CRY", "RZ": "CRZ"}
 _INVERSE = {"S": "SDG", "SDG": "S", "T": "TDG", "TDG": "T"}
 _WRITTEN = {"SDG": "S", "TDG": "T"}
 _STATEMENT = re.compile(r"(\w+)\s+((?:q\[\d{1,6}\]\s*,?\s*)+)(?:\((.*)\))?", re.ASCII)
+_MEASURE = re.compile(r"MEASURE\s+(?:q\[(\d{1,6})\]\s*,\s*c\[(\d{1,6})\]|q\s*,\s*c)", re.ASCII)
+
+
+class Program(NamedTuple):
+    """What an OriginIR program says.
+
+    Args:
+        circuit: Its gates on all qubits of the register.
+        bits: Qubit that is measured into each classical bit that is used: bit -> qubit.
+    """
+
+    circuit: Circuit
+    bits: dict[int, int]
 
 
 def to_originir(
@@ -74,7 +90,10 @@ def _angle_text(gate: Gate) -> str:
 
 
 def from_originir(text: str) -> Circuit:
-    """Read an OriginIR program: the gates above, CONTROL and DAGGER blocks (also nested), BARRIER, final MEASURE.
+    """Read the circuit of an OriginIR program; :func:`read_program` also tells what it measures.
+
+    Understood are the gates above and those of :mod:`qpeft.circuits.originir_gates`, CONTROL and DAGGER blocks (also
+    nested), BARRIER, and MEASURE of qubits that no gate touches afterwards.
 
     Args:
         text: The program. Without observable comments, <Z_i> on every qubit is assumed.
@@ -82,8 +101,22 @@ def from_originir(text: str) -> Circuit:
     Raises:
         InputError: Anything that is not understood; the message names the line.
     """
+    return read_program(text).circuit
+
+
+def read_program(text: str) -> Program:
+    """Read an OriginIR program with its measurements.
+
+    Raises:
+        InputError: Anything that is not understood; the message names the line.
+
+    Example:
+        >>> read_program("QINIT 6\\nCREG 1\\nX q[4]\\nMEASURE q[4],c[0]").bits
+        {0: 4}
+    """
     size = 0
-    measured = False
+    bits: dict[int, int] = {}
+    n_bits = MAX_QUBITS  # where no CREG says otherwise
     observables: list[Observable] = []
     # One frame per open block: its word, the line that opened it, its control wire, its gates.
     frames: list[tuple[str, int, int, list[Gate]]] = [("", 0, -1, [])]
@@ -106,12 +139,18 @@ def from_originir(text: str) -> Circuit:
                 f"line {number}: {line[:60]!r} stands before 'QINIT <number of qubits>'; put QINIT first."
             )
         elif word == "CREG":
-            if not re.fullmatch(r"CREG\s+\d+", line, re.ASCII):
+            match = re.fullmatch(r"CREG\s+(\d{1,6})", line, re.ASCII)
+            if match is None:
                 raise InputError(f"line {number}: {line[:60]!r} must read 'CREG <number of bits>'.")
+            n_bits = int(match[1])
         elif word == "MEASURE":
-            if not re.fullmatch(r"MEASURE\s+q(\[\d+\])?\s*,\s*c(\[\d+\])?", line, re.ASCII):
+            match = _MEASURE.fullmatch(line)
+            if match is None:
                 raise InputError(f"line {number}: {line[:60]!r} must read 'MEASURE q[i],c[i]'.")
-            measured = True
+            pairs = [(int(match[1]), int(match[2]))] if match[1] else [(i, i) for i in range(size)]
+            if max(qubit for qubit, _ in pairs) >= size or max(bit for _, bit in pairs) >= n_bits:
+                raise InputError(f"line {number}: {line[:60]!r} is outside QINIT {size} and CREG {n_bits}.")
+            bits.update((bit, qubit) for qubit, bit in pairs)
         elif word == "BARRIER":
             continue  # orders the gates in time, changes no expectation
         elif word == "CONTROL":
@@ -128,30 +167,44 @@ def from_originir(text: str) -> Circuit:
             closed = _controlled(gates, control, number) if opened == "CONTROL" else [_inverse(g) for g in gates[::-1]]
             frames[-1][3].extend(closed)
         else:
-            if measured:
+            gates = _parse_gates(line, number, size, controlled=any(frame[0] == "CONTROL" for frame in frames))
+            if bits and not set(bits.values()).isdisjoint(wire for gate in gates for wire in gate.wires):
                 raise InputError(f"line {number}: gate after a measurement; measure at the end only.")
-            frames[-1][3].append(_parse_gate(line, number, size))
+            frames[-1][3].extend(gates)
     if not size:
         raise InputError(f"line {number}: the program ends without QINIT; start with 'QINIT <number of qubits>'.")
     if len(frames) > 1:
         raise InputError(f"line {frames[-1][1]}: {frames[-1][0]} is never closed; add END{frames[-1][0]}.")
-    return Circuit(size, tuple(frames[0][3]), tuple(observables) or None)  # type: ignore[arg-type]
+    circuit = Circuit(size, tuple(frames[0][3]), tuple(observables) or None)  # type: ignore[arg-type]
+    return Program(circuit, bits)
 
 
-def _parse_gate(line: str, number: int, size: int) -> Gate:
+def _parse_gates(line: str, number: int, size: int, controlled: bool) -> list[Gate]:
     match = _STATEMENT.fullmatch(line)
-    if match is None or match[1] not in GATES or match[1] in _WRITTEN:
-        names = " ".join(name for name in GATES if name not in _WRITTEN)
+    known = match is not None and (match[1] in GATES or (match[1].upper() in EXTENDED and not controlled))
+    if match is None or not known or match[1] in _WRITTEN:
+        names = " ".join([*(name for name in GATES if name not in _WRITTEN), *(() if controlled else EXTENDED)])
         raise InputError(f"line {number}: {line[:60]!r} is not understood; gates are {names} on q[i].")
     wires = tuple(int(wire) for wire in re.findall(r"\d+", match[2], re.ASCII))
-    angle = None if match[3] is None else parse_angle(match[3], number)
-    try:
-        gate = Gate(match[1], wires, angle)
-    except InputError as error:
-        raise InputError(f"line {number}: {error}") from error
     if max(wires) >= size:
         raise InputError(f"line {number}: q[{max(wires)}] is outside the {size} qubits of QINIT; enlarge QINIT.")
-    return gate
+    try:
+        if match[1] in GATES:
+            return [Gate(match[1], wires, None if match[3] is None else parse_angle(match[3], number))]
+        return _extended(match[1].upper(), wires, match[3], number)
+    except InputError as error:
+        raise error if str(error).startswith("line ") else InputError(f"line {number}: {error}") from error
+
+
+def _extended(name: str, wires: tuple[int, ...], text: str | None, number: int) -> list[Gate]:
+    """A gate that circuits do not know, as gates that they know."""
+    n_wires, n_angles, build = EXTENDED[name]
+    angles = [parse_angle(part, number) for part in text.split(",")] if text else []
+    if (len(wires), len(angles)) != (n_wires, n_angles) or len(set(wires)) != n_wires:
+        raise InputError(
+            f"{name} takes {n_wires} different qubit(s) and {n_angles} angle(s) (got {len(wires)} and {len(angles)})."
+        )
+    return build(wires, [angle for angle in angles if isinstance(angle, float)])
 
 
 def _controlled(gates: list[Gate], control: int, number: int) -> list[Gate]:
