@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qpeft.cli import qpu
+from qpeft.cli import cloud, qpu
 from qpeft.cli.console import be_quiet
 from qpeft.version import __version__
 
@@ -20,10 +20,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(qpu.app)
+app.add_typer(cloud.app)
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as training.learning_rate=2e-4.")]
+Executor = Annotated[
+    str | None, typer.Option(help="Where circuits run: exact, virtual-wukong, origin, qiskit, qbraid.")
+]
+Chip = Annotated[str | None, typer.Option(help="Which chip of that executor.")]
+Shots = Annotated[int | None, typer.Option(help="Shots of every circuit.")]
+Tokens = Annotated[str | None, typer.Option(help="Whose circuits go there: all, last, 'every 8', pooled.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")]
 
 
@@ -83,6 +90,10 @@ def evaluate(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
     seed: Annotated[int, typer.Option(help="Of generated problems.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Where to write the JSON result with every answer.")] = None,
+    executor: Executor = None,
+    chip: Chip = None,
+    shots: Shots = None,
+    tokens: Tokens = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -90,7 +101,30 @@ def evaluate(
     from qpeft.cli import evaluate as command
 
     _speak(quiet, json)
-    command.run(target, overrides or [], recipe, task, data, limit, batch_size, max_new_tokens, seed, output, json)
+    execution = {"executor": executor, "chip": chip, "shots": shots, "tokens": tokens}
+    command.run(
+        target, overrides or [], recipe, task, data, limit, batch_size, max_new_tokens, seed, output, json, execution
+    )
+
+
+@app.command()
+def estimate(
+    target: Annotated[Path, typer.Argument(help="Recipe (YAML) or run folder.")],
+    overrides: Overrides = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Examples of the evaluation.")] = None,
+    executor: Executor = None,
+    chip: Chip = None,
+    shots: Shots = None,
+    tokens: Tokens = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Say what training and evaluating on a chip would use: circuits, jobs, time, price. Nothing is sent."""
+    from qpeft.cli import estimate as command
+
+    _speak(quiet, json)
+    execution = {"executor": executor, "chip": chip, "shots": shots, "tokens": tokens}
+    command.run(target, overrides or [], limit, execution, json)
 
 
 @app.command()
