@@ -48,15 +48,27 @@ def demo(
         bool, typer.Option("--quick", help="Fewer steps and problems, same path (about 3 minutes).")
     ] = False,
     published: Annotated[bool, typer.Option("--published", help="Add an arm with the published sizes.")] = False,
+    executor: Annotated[
+        str | None, typer.Option(help="virtual-wukong: run the trained adapter on a noisy chip instead.")
+    ] = None,
+    chip: Chip = None,
+    shots: Annotated[int, typer.Option(min=100, max=10_000, help="Shots of every circuit on the chip.")] = 1000,
+    limit: Annotated[int | None, typer.Option(min=1, help="Problems that are solved on the chip.")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Fine-tune a small real model with QTHA and with LoRA, and show side by side what each gained."""
     from qpeft.cli import demo as command
+    from qpeft.cli import demo_chip
 
     _speak(quiet, json)
-    command.run(output or Path("runs/demo-quick" if quick else "runs/demo"), quick, published, overwrite, json)
+    trained = Path("runs/demo-quick" if quick else "runs/demo")
+    if executor is None:
+        command.run(output or trained, quick, published, overwrite, json)
+    else:
+        folder = output or Path("runs/demo-chip-quick" if quick else "runs/demo-chip")
+        demo_chip.run(folder, trained / "qtha", executor, chip, shots, limit, quick, overwrite, json)
 
 
 @app.command()

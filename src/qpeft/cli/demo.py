@@ -63,11 +63,12 @@ def run(
     stages |= {name: ["train", f"demo-{name}", f"output={output / name}", *overrides] for name in arms}
     for place, (name, command) in enumerate(stages.items(), start=1):
         title = f"{place}/{len(stages)}  {arms.get(name, BASE)}"
-        if _finished(output / name):
+        if finished(output / name):
             notes.print(f"[dim]{title}: done before[/]")
             continue
         notes.print(f"\n[bold]{title}[/]\n[dim]qpeft {shlex.join(command)}[/]")
-        _run([*command, "--resume"] if (output / name / "recipe.yaml").exists() else command, output, quick)
+        again = f"qpeft demo --output {output}" + (" --quick" if quick else "")
+        run_part([*command, "--resume"] if (output / name / "recipe.yaml").exists() else command, again)
     with Steps() as say:
         say("drawing")
         summary = _summarise(output, arms, ["qpeft " + shlex.join(command) for command in stages.values()])
@@ -96,25 +97,32 @@ def _open_folder(output: Path, quick: bool, overwrite: bool) -> None:
         raise InputError(
             f"{output} cannot be written ({error.strerror}): choose another folder with --output"
         ) from error
-    if _read_json(output / "demo.json") != kind:
+    if read_json(output / "demo.json") != kind:
         raise InputError(
             f"{output} holds a demo {'without' if quick else 'with'} --quick: use --overwrite, or another --output"
         )
 
 
-def _finished(folder: Path) -> bool:
-    return "evaluation" in (_read_json(folder / "result.json") or {})
+def finished(folder: Path) -> bool:
+    """Whether a part was trained and measured."""
+    return "evaluation" in (read_json(folder / "result.json") or {})
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """An object from a file, or nothing where there is none or a broken one."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _run(command: list[str], output: Path, quick: bool) -> None:
-    """Run a command of ours; its notes and progress go to the terminal, its table is left out."""
+def run_part(command: list[str], again: str) -> None:
+    """Run a command of ours; its notes and progress go to the terminal, its table is left out.
+
+    Args:
+        command: Without ``qpeft``.
+        again: The command that goes on after an interruption.
+    """
     quiet = ["--quiet"] if notes.quiet else []
     # In a process group of its own, so that a Ctrl-C of the terminal reaches it once, handed on from here: twice would
     # keep it from saving.
@@ -127,7 +135,6 @@ def _run(command: list[str], output: Path, quick: bool) -> None:
         code = _wait(process)
     finally:
         signal.signal(signal.SIGTERM, previous)
-    again = f"qpeft demo --output {output}" + (" --quick" if quick else "")
     if code in (130, -signal.SIGINT):
         raise Interrupted(f"what is done is saved; go on with: {again}")
     if code == 2:

@@ -1,9 +1,9 @@
-"""The two pictures of a comparison: losses over steps, accuracies with their intervals."""
+"""Pictures of a comparison: losses over steps, accuracies with their intervals, measured against ideal values."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,29 @@ def plot_accuracy(arms: Sequence[Arm], path: Path, titles: dict[str, str]) -> Pa
     axes.set_ylim(0, 109)
     axes.set_yticks(range(0, 101, 20))
     _legend(figure, axes)
+    return _save(plt, figure, path)
+
+
+def plot_fidelity(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: Path) -> Path:
+    """Measured against ideal expectations, a panel for each of the named series; the grey line is a perfect chip."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(
+        1, len(series), figsize=(4.2 * len(series), 4.4), dpi=160, layout="constrained", sharey=True, squeeze=False
+    )
+    for axes, (name, (ideal, measured)), colour in zip(panels[0], series.items(), itertools.cycle(COLOURS[1:])):
+        axes.plot((-1, 1), (-1, 1), color="#9a9a9a", linewidth=1.2)
+        axes.plot(ideal, measured, ".", color=colour, markersize=3, alpha=0.5)
+        axes.set(xlim=(-1.05, 1.05), ylim=(-1.25, 1.25), xlabel="ideal <Z>", title=name)
+        axes.title.set_fontsize(10)
+        axes.grid(color="#e3e3e3", linewidth=0.8)
+        axes.set_axisbelow(True)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    panels[0][0].set_ylabel("measured <Z>")
     return _save(plt, figure, path)
 
 
