@@ -58,6 +58,15 @@ class Places:
         return (self.members @ self.near > 0).astype(numpy.float32)
 
     @cached_property
+    def _bits(self) -> NDArray[numpy.uint64]:
+        """Members as bits, ``(n_places, n_words)``: with thousands of places far quicker to compare."""
+        return _pack(self.members > 0)
+
+    def untouched(self, closed: NDArray[numpy.float32]) -> NDArray[numpy.int64]:
+        """Places that need none of the closed qubits ``(n_qubits,)``."""
+        return numpy.flatnonzero(~(self._bits & _pack(closed[None] > 0)).any(axis=1))
+
+    @cached_property
     def adjacent(self) -> NDArray[numpy.float32]:
         """Whether a coupler joins two qubits, ``(n_qubits, n_qubits)``."""
         return (self.distance == 1).astype(numpy.float32)
@@ -70,6 +79,14 @@ class Places:
         ends = owner[self.couplers].reshape(-1, 2)
         touching = (ends.min(axis=1) >= 0) & (ends[:, 0] != ends[:, 1])
         return len(chosen), float(self.values[list(chosen)].sum() - self.penalty * touching.sum())
+
+
+def _pack(flags: NDArray[numpy.bool_]) -> NDArray[numpy.uint64]:
+    """Rows of truth values as rows of bits."""
+    rows, columns = flags.shape
+    padded = numpy.zeros((rows, -(-columns // 64) * 64), dtype=bool)
+    padded[:, :columns] = flags
+    return numpy.packbits(padded, axis=1).view(numpy.uint64)
 
 
 def choose_greedily(places: Places, restarts: int, seed: int) -> list[int]:
@@ -113,7 +130,7 @@ def _fill(places: Places, kept: list[int], random: numpy.random.Generator) -> li
     """
     chosen = list(kept)
     taken = places.members[chosen].sum(axis=0)
-    free = numpy.flatnonzero(places.members @ (places.near @ taken) == 0)
+    free = places.untouched(places.near @ taken)
     greed = random.exponential(2.0)
     while free.size and len(chosen) < places.most:
         members = places.members[free]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,8 @@ from qpeft.chips.chip_map import grid_columns, positions, used_couplers
 from qpeft.chips.layout import Layout
 from qpeft.chips.snapshot import ChipSnapshot
 
-#: block colours, light enough for dark print on them; neighbours in the list differ clearly
-COLOURS = (
-    "#8ecae6",
-    "#ffb703",
-    "#a7c957",
-    "#f4a6c0",
-    "#c8b6ff",
-    "#e0b084",
-    "#7bdcb5",
-    "#ff9b85",
-    "#b8c0cc",
-    "#e9e27a",
-)
+#: block colours, light enough for dark print on them; blue is for fidelities
+COLOURS = ("#ffb703", "#a7c957", "#f4a6c0", "#c8b6ff", "#e0b084", "#7bdcb5", "#ff8f78", "#b8c0cc", "#e9e27a")
 
 
 def plot_layout(layout: Layout, snapshot: ChipSnapshot, path: Path, title: str = "") -> Path:
@@ -51,18 +41,22 @@ def plot_layout(layout: Layout, snapshot: ChipSnapshot, path: Path, title: str =
             spots = {qubit: (y, x) for qubit, (x, y) in spots.items()}
     width, height = (1.2 + max(spot[axis] for spot in spots.values()) for axis in (0, 1))
     unit = min(0.75, 15 / width)  # inches between neighbours
-    figure, axes = plt.subplots(figsize=(unit * width + 2.2, unit * height + 1.3), dpi=160, layout="constrained")
-    axes.set(xlim=(-0.6, width - 0.6), ylim=(height - 0.6, -0.6), aspect="equal")
+    wide, high = unit * width, unit * height
+    whole = max(wide, 5.6) + 2.4, max(high, 1.5) + 1.2  # room for the legend below and the scales to the right
+    figure = plt.figure(figsize=whole, dpi=160)
+    axes = figure.add_axes((0.2 / whole[0], 0.5 / whole[1], wide / whole[0], high / whole[1]))
+    axes.set(xlim=(-0.6, width - 0.6), ylim=(height - 0.6, -0.6))
     axes.axis("off")
 
     scale = 72 * unit  # points between neighbours
     _draw_blocks(axes, layout, spots, scale)
     shades = _draw_couplers(axes, layout, snapshot, spots, scale)
     dots = _draw_qubits(axes, layout, snapshot, spots, scale)
-    for artist, label in ((shades, "fidelity of CZ"), (dots, "fidelity of readout")):
+    for artist, label, inches in ((dots, "readout (qubits)", 2.0), (shades, "CZ (couplers)", 0.95)):
         if artist is not None:
-            bar = figure.colorbar(artist, ax=axes, shrink=0.8, aspect=25, pad=0.01)
-            bar.set_label(label, fontsize=9)
+            place = (1 - inches / whole[0], 0.5 / whole[1], 0.16 / whole[0], 1 - 1.2 / whole[1])
+            bar = figure.colorbar(artist, cax=figure.add_axes(place))
+            bar.set_label(f"fidelity of {label}", fontsize=9)
             bar.ax.tick_params(labelsize=8)
             bar.outline.set_visible(False)
     _draw_legend(axes)
@@ -79,18 +73,29 @@ def plot_layout(layout: Layout, snapshot: ChipSnapshot, path: Path, title: str =
     return path
 
 
-def _colour(block: int) -> str:
-    return COLOURS[block % len(COLOURS)]
+def _colours(layout: Layout, spots: dict[int, tuple[float, float]]) -> list[str]:
+    """A colour for each block, other than those of the blocks around it as far as there are enough."""
+    colours: list[str] = []
+    for block, template in enumerate(layout.templates):
+        around = {
+            colours[other]
+            for other, earlier in enumerate(layout.templates[:block])
+            if min(math.dist(spots[a], spots[b]) for a in template.qubits for b in earlier.qubits) < 2.5
+        }
+        turned = [COLOURS[(block + turn) % len(COLOURS)] for turn in range(len(COLOURS))]
+        colours.append(next((colour for colour in turned if colour not in around), turned[0]))
+    return colours
 
 
 def _draw_blocks(axes: Any, layout: Layout, spots: dict[int, tuple[float, float]], scale: float) -> None:
     """Patches: thick round lines along the couplers in use and a round spot at every qubit."""
+    colours = _colours(layout, spots)
     for block, template in enumerate(layout.templates):
         for qubit in template.qubits:
-            axes.plot(*spots[qubit], "o", color=_colour(block), markersize=0.78 * scale, markeredgewidth=0, zorder=1)
+            axes.plot(*spots[qubit], "o", color=colours[block], markersize=0.78 * scale, markeredgewidth=0, zorder=1)
     for (a, b), block in used_couplers(layout).items():
         xs, ys = zip(spots[a], spots[b], strict=True)
-        axes.plot(xs, ys, color=_colour(block), linewidth=0.78 * scale, solid_capstyle="round", zorder=1)
+        axes.plot(xs, ys, color=colours[block], linewidth=0.78 * scale, solid_capstyle="round", zorder=1)
 
 
 def _draw_couplers(axes: Any, layout: Layout, snapshot: ChipSnapshot, spots: dict[int, tuple[float, float]],
@@ -108,6 +113,7 @@ def _draw_couplers(axes: Any, layout: Layout, snapshot: ChipSnapshot, spots: dic
         [[spots[q] for q in coupler.qubits] for coupler in live],
         array=[coupler.fidelity for coupler in live],
         cmap=_shades(),
+        norm=_scale([coupler.fidelity for coupler in live]),
         linewidths=[(0.13 if coupler.qubits in used else 0.06) * scale for coupler in live],
         zorder=3,
     )
@@ -124,6 +130,7 @@ def _draw_qubits(axes: Any, layout: Layout, snapshot: ChipSnapshot, spots: dict[
         xs,
         ys,
         c=readout,
+        norm=_scale(readout),
         cmap=_shades(),
         s=(0.5 * scale) ** 2,
         edgecolors="#333333",
@@ -131,12 +138,12 @@ def _draw_qubits(axes: Any, layout: Layout, snapshot: ChipSnapshot, spots: dict[
         zorder=4,
     )
     owner = {qubit: block + 1 for block, template in enumerate(layout.templates) for qubit in template.qubits}
-    middle = (min(readout) + max(readout)) / 2
     for qubit, fidelity in zip(live, readout, strict=True):
         text = owner.get(qubit.index)
         if text is not None:
+            colour = "white" if dots.norm(fidelity) > 0.5 else "black"
             axes.text(*spots[qubit.index], str(text), ha="center", va="center", fontsize=0.26 * scale,
-                      fontweight="bold", color="white" if fidelity > middle else "black", zorder=5)  # fmt: skip
+                      fontweight="bold", color=colour, zorder=5)  # fmt: skip
     for qubit in snapshot.qubits:
         x, y = spots[qubit.index]
         axes.text(x + 0.27, y - 0.27, str(qubit.index), ha="center", va="center", fontsize=0.13 * scale,
@@ -152,6 +159,14 @@ def _shades() -> Any:
     from matplotlib.colors import ListedColormap
 
     return ListedColormap(matplotlib.colormaps["Blues"]([0.2 + 0.78 * step / 255 for step in range(256)]))
+
+
+def _scale(fidelities: list[float]) -> Any:
+    """From the worst to the best, and never so narrow that equal numbers look different."""
+    from matplotlib.colors import Normalize
+
+    best = max(fidelities)
+    return Normalize(min(min(fidelities), best - 0.01), best)
 
 
 def _draw_legend(axes: Any) -> None:

@@ -43,17 +43,18 @@ def run(
         from qpeft.circuits import qtha_block, simplified_two_design
 
         snapshot = load_chip(chip)
+        title = f"{snapshot.name}: {ansatz}, {layers} layer{'s' if layers > 1 else ''}"
         circuit = (qtha_block if ansatz == "qtha" else simplified_two_design)(qubits, layers)
         say("choosing places")
         layout = plan_layout(circuit, snapshot, buffer=buffer, min_fidelity=min_fidelity, solver=solver)
         if output is not None:
             say("drawing")
-            plot_layout(layout, snapshot, output, title=f"{snapshot.name}: {ansatz}, {qubits} qubits, {layers} layers")
+            plot_layout(layout, snapshot, output, title)
     report = describe(layout, snapshot)
     if as_json:
         print_json({"chip": snapshot.name, "ansatz": ansatz, "layers": layers, **report})
         return
-    results.print(_table(report, f"{snapshot.name}: {ansatz}, {layers} layer{'s' if layers > 1 else ''}"))
+    results.print(_table(report, title))
     results.print(_coloured(draw_map(layout, snapshot)))
     jobs = report["circuits_for_1000_samples"]
     results.print(
