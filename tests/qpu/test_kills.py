@@ -17,7 +17,9 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are f
 
 @pytest.mark.parametrize("finds", [True, False], ids=["finds", "settled by hand"])
 def test_nothing_is_lost_or_sent_twice(tmp_path, finds):
-    found = faults.campaign(tmp_path, kills=20, n_circuits=40, batch=20, how="both", finds=finds, seed=1)
+    found = faults.campaign(
+        tmp_path, faults.FolderWorld(tmp_path, finds), 20, n_circuits=40, batch=20, how="both", seed=1
+    )
     assert found["killed"] == 20
     assert found["lost"] == 0
     assert found["sent twice"] == 0
@@ -44,6 +46,8 @@ def test_a_kill_at_every_line_of_one_job(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("finds", [True, False], ids=["finds", "settled by hand"])
 def test_a_thousand_kills(tmp_path, finds):
-    found = faults.campaign(tmp_path, kills=1000, n_circuits=2000, batch=100, how="both", finds=finds)
+    found = faults.campaign(
+        tmp_path, faults.FolderWorld(tmp_path, finds), 1000, n_circuits=2000, batch=100, how="both"
+    )
     assert found["lost"] == 0
     assert found["sent twice"] == 0

@@ -14,6 +14,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -49,11 +50,17 @@ def canonical(value: Any) -> str:
         InputError: Something in it is not a JSON value.
     """
     try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"settings of a provider must be JSON values ({error}); use numbers, texts, lists."
         ) from error
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is none")
 
 
 def write_template(template: NativeTemplate) -> str:
