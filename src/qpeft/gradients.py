@@ -1,7 +1,7 @@
-r"""Parameter-shift rules: exact gradients from expectations alone, as a quantum computer needs them.
+r"""Gradients from expectations alone, as a quantum computer needs them.
 
-A rotation ``exp(-iθP/2)`` has the eigenvalues ±1/2, so two evaluations suffice; a controlled rotation also has the
-eigenvalue 0, so its expectation holds two frequencies and four are needed::
+Parameter-shift rules are exact. A rotation ``exp(-iθP/2)`` has the eigenvalues ±1/2, so two evaluations suffice; a
+controlled rotation also has the eigenvalue 0, so its expectation holds two frequencies and four are needed::
 
     RX, RY, RZ:       df/dθ = ½ [f(θ + π/2) - f(θ - π/2)]
     CRX, CRY, CRZ:    df/dθ = c₊ [f(θ + π/2) - f(θ - π/2)] - c₋ [f(θ + 3π/2) - f(θ - 3π/2)],   c± = (√2 ± 1) / (4√2)
@@ -9,8 +9,15 @@ eigenvalue 0, so its expectation holds two frequencies and four are needed::
 The rules hold for one gate. A value that enters several gates (data re-uploading, shared weights) is therefore shifted
 in one gate at a time, and the results are summed with the scales of those gates.
 
+Simultaneous perturbation (SPSA) moves all angles of a sample at once, in a random direction Δ of ±1::
+
+    g = [f(θ + cΔ) - f(θ - cΔ)] / 2c · Δ
+
+Two evaluations, whatever the number of angles, with the right mean but for terms of order c², and with the size of the
+whole gradient as the deviation of each of its components; shot noise enters divided by c.
+
 Papers: Schuld et al., arXiv 1811.11184 (two terms); Anselmetti et al., arXiv 2104.05695, and Wierichs et al.,
-arXiv 2107.12390 (four terms).
+arXiv 2107.12390 (four terms); J. C. Spall, IEEE Trans. Automatic Control 37, 332 (1992) (SPSA).
 """
 
 from __future__ import annotations
@@ -24,8 +31,10 @@ import torch
 from torch import Tensor
 
 from qpeft.circuits import Circuit, Gate, Input, Weight
+from qpeft.circuits.parameters import weights_as_inputs
 from qpeft.errors import InputError
 from qpeft.simulators import run
+from qpeft.simulators.bases import settings
 
 _HALF = math.pi / 2
 _PLUS = (math.sqrt(2) + 1) / (4 * math.sqrt(2))
@@ -38,6 +47,60 @@ SHIFT_RULES: dict[str, tuple[tuple[float, float], ...]] = {
     **dict.fromkeys(("CRX", "CRY", "CRZ"), _FOUR_TERMS),
 }
 """Gate name -> (coefficient, shift in radians) of every evaluation."""
+
+
+RULE_BIAS = {
+    "adjoint": "none: the exact derivative of what the executor computes",
+    "shift": "none",
+    "spsa": "of the order of the squared step",
+    "twin": "as much as the chip's snapshot is wrong about the chip",
+}
+"""Gradient rule -> how its mean differs from the gradient of the expectations."""
+
+
+class CircuitCount(NamedTuple):
+    """Circuits of one row and one measurement basis each."""
+
+    forward: int
+    gradient: int
+
+    @property
+    def total(self) -> int:
+        """Both together."""
+        return self.forward + self.gradient
+
+
+def count_circuits(circuit: Circuit, rule: str, rows: int, n_directions: int = 1) -> CircuitCount:
+    """Number of circuits that a forward and a backward pass run, known before anything is sent.
+
+    ==============  =====================================
+    rule            circuits of the backward pass
+    ==============  =====================================
+    ``"adjoint"``   0 (on the simulator)
+    ``"twin"``      0 (on the simulator)
+    ``"spsa"``      2 · rows · directions · bases
+    ``"shift"``     shifts · rows · bases
+    ==============  =====================================
+
+    Args:
+        circuit: The circuit.
+        rule: How it is differentiated.
+        rows: Samples (tokens) that go through it; in the backward pass those with a gradient to carry.
+        n_directions: Directions of ``"spsa"``.
+
+    Raises:
+        InputError: Unknown rule.
+
+    Example:
+        >>> from qpeft.circuits import qtha_block
+        >>> count_circuits(qtha_block(n_qubits=4, n_layers=1), "shift", rows=64)
+        CircuitCount(forward=64, gradient=3584)
+    """
+    each = {"adjoint": 0, "twin": 0, "spsa": 2 * n_directions, "shift": count_shift_circuits(circuit)}
+    if rule not in each:
+        raise InputError(f"unknown gradient rule {rule!r}; available: {', '.join(each)}.")
+    forward = rows * len(settings(circuit.key))
+    return CircuitCount(forward, forward * each[rule])
 
 
 class ShiftGradient(NamedTuple):
@@ -115,6 +178,57 @@ def shift_gradient(
         return ShiftGradient(per_gate @ to_inputs, per_gate.sum(0) @ to_weights)
     jacobian = torch.einsum("pt,tbm->bmp", rule, values)
     return ShiftGradient(jacobian @ to_inputs, jacobian @ to_weights)
+
+
+def spsa_gradient(
+    circuit: Circuit,
+    inputs: Tensor,
+    weights: Tensor,
+    cotangent: Tensor,
+    evaluate: Callable[[Circuit, Tensor, Tensor], Tensor] = run,
+    n_directions: int = 1,
+    step: float = 0.1,
+    generator: torch.Generator | None = None,
+) -> ShiftGradient:
+    """Estimate a gradient by moving all angles of every sample at once, in random directions.
+
+    Args:
+        circuit: The circuit.
+        inputs: ``(batch, n_inputs)`` radians.
+        weights: ``(n_weights,)`` radians; every sample moves them in a direction of its own.
+        cotangent: ``(batch, n_observables)``, the gradient of a loss for the expectations.
+        evaluate: Runs circuits, as in :func:`shift_gradient`. It is called once, with a circuit whose weights are
+            further inputs, and with ``2 * n_directions * batch`` rows.
+        n_directions: Directions for each sample, whose estimates are averaged.
+        step: c, radians. The bias grows with its square times the number of angles, shot noise with its inverse.
+        generator: Where directions come from; ``None``: torch's default.
+
+    Returns:
+        ``(batch, n_inputs)`` and ``(n_weights,)``, the latter summed over the batch.
+
+    Raises:
+        InputError: A shape that does not fit the circuit, or a number out of range.
+    """
+    batch = inputs.shape[0]
+    if isinstance(n_directions, bool) or not isinstance(n_directions, int) or n_directions < 1:
+        raise InputError(f"n_directions must be a whole number of at least 1 (got {n_directions!r}).")
+    if not 0 < step <= 1:
+        raise InputError(f"the step of SPSA must be above 0 and at most 1 radian (got {step!r}); take 0.1.")
+    if inputs.shape != (batch, circuit.n_inputs) or weights.shape != (circuit.n_weights,):
+        raise InputError(
+            f"inputs and weights must have the shapes (batch, {circuit.n_inputs}) and ({circuit.n_weights},) "
+            f"(got {tuple(inputs.shape)} and {tuple(weights.shape)}); pass what the circuit takes."
+        )
+    inputs, weights = inputs.detach(), weights.detach().to(inputs.dtype)
+    angles = torch.cat([inputs, weights.expand(batch, -1)], 1)  # (batch, angles)
+    coins = torch.randint(2, (n_directions, *angles.shape), generator=generator, device="cpu")
+    signs = (2 * coins - 1).to(angles)
+    moved = torch.stack([angles + step * signs, angles - step * signs])  # (2, directions, batch, angles)
+    values = evaluate(weights_as_inputs(circuit), moved.flatten(0, 2), angles.new_zeros(0)).detach()
+    plus, minus = values.to(angles.dtype).view(2, n_directions, batch, circuit.n_observables)
+    slopes = torch.einsum("dbm,bm->db", plus - minus, cotangent.detach().to(angles.dtype)) / (2 * step)
+    found = torch.einsum("db,dba->ba", slopes, signs) / n_directions
+    return ShiftGradient(found[:, : circuit.n_inputs], found[:, circuit.n_inputs :].sum(0))
 
 
 def _occurrences(circuit: Circuit) -> list[Gate]:

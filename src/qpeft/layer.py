@@ -26,11 +26,14 @@ from torch import Tensor, nn
 
 from qpeft.circuits import Circuit
 from qpeft.errors import InputError
+from qpeft.execution import Execution, Executor, ModelledExecutor, OnExecutor
 from qpeft.gradients import shift_gradient
+from qpeft.qpu.providers import PROVIDERS
+from qpeft.qpu.settings import ExecutionSettings, open_executor
 from qpeft.simulators import NoiseModel, run, run_noisy, run_shots
 
 AngleInit = Literal["uniform", "normal", "zeros"]
-GradientRule = Literal["adjoint", "shift"]
+GradientRule = Literal["adjoint", "shift", "spsa", "twin"]
 
 _RULES: dict[str, tuple[GradientRule, ...]] = {  # the first is the default
     "exact": ("adjoint",),
@@ -52,7 +55,8 @@ class QuantumLayer(nn.Module):
     Args:
         circuit: The circuit; its inputs are the layer's inputs, its observables the outputs.
         executor: Where the circuit runs: ``"exact"`` (batched simulation without noise), ``"noisy"`` (exact
-            expectations with noise) or ``"shots"`` (estimates from shots).
+            expectations with noise), ``"shots"`` (estimates from shots), an executor such as
+            :class:`~qpeft.qpu.executor.ChipExecutor`, or the name of one that is opened with ``shots`` and ``seed``.
         init: How :meth:`reset_parameters` draws the angles: ``"uniform"`` from [-π, π), ``"normal"`` with standard
             deviation 0.1, ``"zeros"``. Draws come from torch's default generator, so ``torch.manual_seed`` fixes them.
         noise: Noise of gates and readout; needed by ``"noisy"``, optional for ``"shots"``.
@@ -62,7 +66,12 @@ class QuantumLayer(nn.Module):
             A number: the n-th call of this layer uses the n-th seed that follows from it, whatever else happens; n is
             kept in the buffer ``calls``, which is saved with the layer. The backward pass draws shots of its own.
         marginals: For ``"shots"``: draw every output by itself (much faster; outputs of a sample are independent).
-        gradient: ``"adjoint"`` or ``"shift"``; ``None`` takes the first that the executor offers.
+        gradient: ``"adjoint"`` or ``"shift"``, and for executors beside the simulator ``"twin"``, ``"shift"`` or
+            ``"spsa"``; ``None`` takes the first that the executor offers.
+
+    Attributes:
+        execution: What runs in place of the layer's own simulator, or ``None``. It is no part of the state, and may be
+            switched at any time (:func:`qpeft.adapters.execution.run_on`).
 
     Raises:
         InputError: Unknown executor, initialiser or gradient rule, or options that do not go with the executor.
@@ -88,7 +97,7 @@ noise=True, gradient='shift')
     def __init__(
         self,
         circuit: Circuit,
-        executor: str = "exact",
+        executor: str | Executor = "exact",
         init: AngleInit = "uniform",
         *,
         noise: NoiseModel | None = None,
@@ -98,8 +107,14 @@ noise=True, gradient='shift')
         gradient: GradientRule | None = None,
     ) -> None:
         super().__init__()
+        self.execution: Execution | None = None
+        if not isinstance(executor, str) or executor in PROVIDERS:
+            if noise is not None or marginals:
+                raise InputError("an executor brings its own noise; leave out noise and marginals.")
+            self.execution = _elsewhere(executor, gradient, shots, seed)
+            executor, gradient, shots, seed = "exact", None, None, None
         if executor not in _RULES:
-            raise InputError(f"unknown executor {executor!r}; available: {', '.join(sorted(_RULES))}.")
+            raise InputError(f"unknown executor {executor!r}; available: {', '.join([*sorted(_RULES), *PROVIDERS])}.")
         if init not in get_args(AngleInit):
             raise InputError(
                 f"unknown initialiser {init!r} of the angles; available: {', '.join(get_args(AngleInit))}."
@@ -149,6 +164,8 @@ noise=True, gradient='shift')
                 f"the last dimension of the inputs must be {self.circuit.n_inputs} (got shape {tuple(inputs.shape)}); "
                 f"the circuit takes {self.circuit.n_inputs} inputs."
             )
+        if self.execution is not None:
+            return self.execution(self.circuit, inputs, self.weight, self._execute).to(inputs.dtype)
         batch = inputs.shape[:-1]
         flat = inputs.reshape(math.prod(batch), self.circuit.n_inputs)  # (samples, n_inputs)
         outputs = self._execute(flat)
@@ -184,7 +201,25 @@ noise=True, gradient='shift')
             text += f", shots={self.shots}, seed={self.seed}"
         if self.noise is not None:
             text += ", noise=True"
+        if self.execution is not None:
+            return f"{text}, execution={self.execution!r}"
         return text if self.executor == "exact" else f"{text}, gradient={self.gradient!r}"
+
+
+def _elsewhere(
+    executor: str | Executor, gradient: GradientRule | None, shots: int | None, seed: int | None
+) -> OnExecutor:
+    """What runs circuits on an executor, which is opened where it is given by name."""
+    if isinstance(executor, str):
+        settings = ExecutionSettings(
+            executor, shots=1000 if shots is None else shots, seed=0 if seed is None else seed
+        )
+        executor = open_executor(settings)
+    elif shots is not None or seed is not None:
+        raise InputError("shots and seed are the executor's own; leave them out.")
+    if gradient is None:
+        gradient = "twin" if isinstance(executor, ModelledExecutor) else "shift"
+    return OnExecutor(executor, gradient)  # type: ignore[arg-type]  # checked there
 
 
 def _shots(
