@@ -75,12 +75,13 @@ def packed_job(n_circuits=3, shots=1000, seed=0, token="token-1"):
     return Submission(templates, tuple(circuits), shots, token, seed)
 
 
-def agrees(counts, probabilities, sigmas=5.0):
-    """Whether counts are a likely draw: chi-squared within so many standard deviations of its mean."""
+def agrees(counts, probabilities):
+    """Whether counts are a likely draw: chi-squared, as a normal deviate (Wilson and Hilferty), below 5.5."""
     expected = probabilities * counts.sum()
     keep = expected > 1e-9
     if counts[~keep].any():
         return False
     chi = float(((counts[keep] - expected[keep]) ** 2 / expected[keep]).sum())
     freedom = max(int(keep.sum()) - 1, 1)
-    return chi < freedom + sigmas * math.sqrt(2 * freedom)
+    spread = 2 / (9 * freedom)
+    return ((chi / freedom) ** (1 / 3) - (1 - spread)) / math.sqrt(spread) < 5.5

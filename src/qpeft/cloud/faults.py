@@ -130,6 +130,10 @@ class FaultScript:
             number = self._requests[endpoint]
         return tuple(f for f in self._faults if f.at == endpoint and (f.requests is None or number in f.requests))
 
+    def requests(self, endpoint: str) -> int:
+        """How many requests an endpoint has had."""
+        return self._requests[endpoint]
+
     @classmethod
     def load(cls, file: Path) -> FaultScript:
         """Read a script from a YAML or JSON file.

@@ -95,6 +95,8 @@ def run_programs(chip: Chip, programs: list[str], shots: int, settings: dict[str
         words = hashlib.sha256(f"{seed} {number}".encode()).digest()
         random = np.random.default_rng(int.from_bytes(words[:8], "little"))
         measured = [_marginal(part, part_counts) for part, part_counts in zip(plan.parts, found, strict=True)]
+        keys: list[str]
+        values: list[int] | list[float]
         if settings["amend"]:
             keys, values = _amended(plan, measured, chip.snapshot, shots, random)
         else:

@@ -61,8 +61,8 @@ _MAYBE_SENT = re.compile(r"ssl_read|ssl_write|\beof\b|timed? ?out|recv|send", re
 # What the client's reader of JSON says about an answer it cannot read; all other texts are the cloud's own.
 _UNREADABLE = re.compile(
     r"^value is not |^key: |, not found|^cannot take size|^the document |^miss(ing)? a?"
-    r"|^invalid (value|encoding in|escape)|^unspecific |^terminate parsing|^number too big|^the surrogate|^incorrect hex|obj is null|^unknown error"
-    r"|basic_string|vector::|std::|bad_alloc",
+    r"|^invalid (value|encoding in|escape)|^unspecific |^terminate parsing|^number too big|^the surrogate"
+    r"|^incorrect hex|obj is null|^unknown error|basic_string|vector::|std::|bad_alloc",
     re.IGNORECASE,
 )
 

@@ -18,6 +18,7 @@ import json
 import os
 import signal
 import sys
+from importlib import import_module
 from typing import Any, TextIO
 
 GRACE = 10.0  # seconds after its time limit at which a call ends the process, if nobody has done so before
@@ -34,10 +35,9 @@ class _Client:
         self._backend: Any = None
 
     def open(self, key: str, url: str | None, chip: str) -> None:
-        from pyqpanda3 import qcloud
-
-        self._cloud = qcloud
-        self._service = qcloud.QCloudService(key, url) if url else qcloud.QCloudService(key)
+        self._cloud: Any = import_module("pyqpanda3.qcloud")
+        self._core: Any = import_module("pyqpanda3.core")
+        self._service = self._cloud.QCloudService(key, url) if url else self._cloud.QCloudService(key)
         self._backend = self._service.backend(chip)
 
     def chips(self) -> dict[str, bool]:
@@ -77,10 +77,8 @@ class _Client:
 
     def submit(self, programs: list[str], shots: int, options: dict[str, Any], token: str) -> str:
         try:
-            from pyqpanda3.core import QProg
-
             settings = self._cloud.QCloudOptions(**options)
-            parsed = [QProg(text) for text in programs]
+            parsed = [self._core.QProg(text) for text in programs]
         except Exception as error:
             raise _NotSentError(f"pyqpanda3 does not accept a program or an option: {error}") from error
         return str(self._backend.run(parsed, shots, settings, False, token).job_id())
