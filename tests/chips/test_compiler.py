@@ -8,8 +8,7 @@ import pytest
 import torch
 from diagonal_circuits import numbers, random_circuit
 
-from qpeft.chips import ChipSnapshot, Coupler, Qubit, compile_circuit, load_chip, metrics
-from qpeft.chips.compiler import _compile, _routed
+from qpeft.chips import ChipSnapshot, Coupler, Qubit, compile_circuit, compiler, load_chip, metrics
 from qpeft.circuits import Circuit, Gate, Input, Weight, qtha_block, rotation_cnot_ring, simplified_two_design
 from qpeft.errors import InputError
 from qpeft.simulators import run
@@ -97,11 +96,11 @@ def test_larger_circuits(n):
 @pytest.mark.parametrize(
     ("circuit", "qubits", "most"),
     [
-        (qtha_block(4, 1), SQUARE, 16),  # two for each of the eight CRZ
-        (qtha_block(4, 1), LINE, 20),  # and two merged swaps a ring
-        (qtha_block(4, 1), ELL, 20),
-        (qtha_block(4, 1, "older"), SQUARE, 8),  # the last ring is not seen
-        (qtha_block(2, 1), (0, 1), 4),  # both CRZ of a ring add up
+        (qtha_block(4, 1), SQUARE, 10),  # eight CRZ: two from a fresh wire, two pairs joined
+        (qtha_block(4, 1), LINE, 16),
+        (qtha_block(4, 1), ELL, 16),
+        (qtha_block(4, 1, "older"), SQUARE, 5),  # the last ring is not seen
+        (qtha_block(2, 1), (0, 1), 2),  # both CRZ of a ring add up, both rings join
         (rotation_cnot_ring(4, 1), SQUARE, 4),
         (simplified_two_design(4, 1), LINE, 3),
         (Circuit(2, (Gate("CNOT", (0, 1)),)), (0, 1), 0),  # |0> controls nothing
@@ -115,9 +114,9 @@ def test_numbers_of_cz(circuit, qubits, most):
 
 
 def test_pulses_are_few():
-    """Four wires: two pulses for each of the three layers of RY, and for each of the eight CRZ."""
+    """No run between two CZ gates takes more than two."""
     template = compile_circuit(qtha_block(4, 1), IDEAL, SQUARE)
-    assert metrics(template, IDEAL).n_pulses <= 2 * (3 * 4 + 8)
+    assert metrics(template, IDEAL).n_pulses <= 44
     bell = compile_circuit(Circuit(2, (Gate("H", 0), Gate("CNOT", (0, 1)))), IDEAL, (0, 1))
     assert metrics(bell, IDEAL).n_pulses == 3
     flip = compile_circuit(Circuit(1, (Gate("X", 0), Gate("Z", 0))), IDEAL, (0,))
@@ -171,8 +170,8 @@ def test_the_same_question_is_answered_once_and_alike():
     circuit = qtha_block(4, 1)
     first = compile_circuit(circuit, WUKONG, random_place(WUKONG, 4, np.random.default_rng(0)))
     assert compile_circuit(qtha_block(4, 1), WUKONG, first.qubits) is first
-    _compile.cache_clear()
-    _routed.clear()
+    compiler._compile.cache_clear()
+    compiler._natives.cache_clear()
     assert compile_circuit(circuit, WUKONG, first.qubits) == first
 
 

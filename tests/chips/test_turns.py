@@ -63,7 +63,7 @@ def test_constants_become_one_turn_about_y(names):
         ([*HADAMARD, z({1: 1.0}), *HADAMARD], 1),  # RX
         ([y({1: 1.0}), *HADAMARD], 1),
         ([*HADAMARD, y({1: 1.0})], 1),
-        ([*HADAMARD, *rx({1: 1.0}), *HADAMARD], 0),
+        ([*HADAMARD, z({1: 1.0}), *HADAMARD, *rx({1: -1.0})], 0),
         ([y({1: 1.0}), z(math.pi), y({1: 1.0})], 0),
         ([y({1: 1.0}), z({2: 1.0}), y(math.pi)], 1),
         ([y(math.pi), z({2: 1.0}), y({1: 1.0})], 1),

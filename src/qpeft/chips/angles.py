@@ -1,11 +1,12 @@
 r"""From inputs and weights to the angles of the RZ gates on a chip, for a whole batch at once.
 
-Every native angle is affine in the inputs, the weights, and three numbers of each run that has more than one turn
-about Y: ``RZ(S + D) RY(T) RZ(S - D)`` is what the run multiplies to. As a unit quaternion ``(w, x, y, z)`` it has
+Every native angle is affine in the inputs, the weights, and three numbers of each product of turns that was not
+simplified before: ``RZ(S + D) RY(T) RZ(S - D)`` is what it multiplies to. As a unit quaternion ``(w, x, y, z)`` it has
 
     S = atan2(z, w),      D = atan2(-x, y),      T = 2 atan2(√(x² + y²), √(w² + z²)),
 
-so a batch costs one product with a matrix, a few products of quaternions, and one more product with a matrix.
+so a batch costs one product with a matrix, a few products of quaternions, and one more product with a matrix. The
+turns of a product may themselves depend on S, D and T of earlier ones, which then come first.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class NativeAngles:
     Args:
         n_inputs: Inputs of the original circuit.
         n_weights: Its weights.
-        runs: Runs that have no simpler form than a product, first turn first.
-        angles: Every native angle as coefficients of the features 1, inputs, weights, and S, D, T of each run.
+        runs: Products of turns, first turn first.
+        angles: Every native angle as coefficients of the features 1, inputs, weights, and S, D, T of each product.
     """
 
     n_inputs: int
@@ -66,8 +67,7 @@ class NativeAngles:
         one = torch.ones(batch, 1, dtype=torch.float64, device=device)
         shared = weights.to(device=device, dtype=torch.float64).expand(batch, -1)
         features = torch.cat([one, inputs.to(torch.float64), shared], dim=1)  # (batch, features)
-        if self.runs:
-            features = torch.cat([features, self.products(features)], dim=1)
+        features = self.products(features)
         angles = features @ self._matrix.to(device)  # (batch, angles)
         if not bool(torch.isfinite(angles).all()):
             raise InputError("an angle of the circuit is NaN or infinite; look at its inputs and weights.")
@@ -77,37 +77,66 @@ class NativeAngles:
         return (wrapped - wrapped.detach()) + rounded
 
     def products(self, features: Tensor) -> Tensor:
-        """S, D and T of every run ``(batch, 3 n_runs)`` from features ``(batch, n_features)``."""
-        half = torch.einsum("bf,lrf->lbr", features, self._steps.to(features.device)) / 2  # (steps, batch, runs)
-        cos, sin = half.cos(), half.sin()
-        w, x, y, z = cos[0], torch.zeros_like(cos[0]), torch.zeros_like(cos[0]), sin[0]  # the first step is about Z
-        for step in range(1, half.shape[0]):
-            c, s = cos[step], sin[step]
-            if step % 2:  # about Y
-                w, x, y, z = c * w - s * y, c * x + s * z, c * y + s * w, c * z - s * x
-            else:
-                w, x, y, z = c * w - s * z, c * x - s * y, c * y + s * x, c * z + s * w
-        total, difference = _direction(z, w), _direction(-x, y)
-        tilt = 2 * torch.atan2(_length(x, y), _length(w, z))
-        return torch.stack([total, difference, tilt], dim=-1).flatten(1)  # (batch, 3 runs)
+        """All features ``(batch, n_features + 3 n_runs)`` from 1, inputs and weights ``(batch, n_features)``."""
+        columns = [features[:, [number]] for number in range(features.shape[1])]
+        columns += [features[:, :1]] * (3 * len(self.runs))  # overwritten below
+        for members, steps in self._levels:
+            known = torch.cat(columns, dim=1)
+            found = _euler(torch.einsum("bf,lrf->lbr", known, steps.to(features.device)))  # (batch, runs, 3)
+            for place, run in enumerate(members):
+                for part in range(3):
+                    columns[features.shape[1] + 3 * run + part] = found[:, place, [part]]
+        return torch.cat(columns, dim=1)
 
     @cached_property
-    def _steps(self) -> Tensor:
-        """Coefficients ``(steps, runs, features)`` of the turns, about Z and Y in alternation."""
-        padded = [((Turn("Z", {}),) if run[0].axis == "Y" else ()) + run for run in self.runs]
-        steps = torch.zeros(
-            max(map(len, padded)), len(padded), 1 + self.n_inputs + self.n_weights, dtype=torch.float64
-        )
-        for number, run in enumerate(padded):
-            for step, turn in enumerate(run):
-                for feature, value in turn.angle.items():
-                    steps[step, number, feature] = value
-        return steps
+    def _levels(self) -> list[tuple[list[int], Tensor]]:
+        """Products that need no others, those that need only these, ...: their numbers, and the coefficients
+        ``(steps, runs, features)`` of their turns, about Z and Y in alternation."""
+        first = 1 + self.n_inputs + self.n_weights
+        depth: list[int] = []
+        for run in self.runs:
+            needed = {(feature - first) // 3 for turn in run for feature in turn.angle if feature >= first}
+            depth.append(1 + max((depth[other] for other in needed), default=-1))
+        levels = []
+        for level in range(max(depth, default=-1) + 1):
+            members = [number for number, at in enumerate(depth) if at == level]
+            padded = [_alternating(self.runs[number]) for number in members]
+            steps = torch.zeros(max(map(len, padded)), len(members), first + 3 * len(self.runs), dtype=torch.float64)
+            for place, turns in enumerate(padded):
+                for step, turn in enumerate(turns):
+                    for feature, value in turn.angle.items():
+                        steps[step, place, feature] = value
+            levels.append((members, steps))
+        return levels
 
     @cached_property
     def _matrix(self) -> Tensor:
         n_features = 1 + self.n_inputs + self.n_weights + 3 * len(self.runs)
         return _dense(self.angles, n_features)
+
+
+def _alternating(run: Sequence[Turn]) -> list[Turn]:
+    """The run with empty turns where two neighbours have one axis, or the first is about Y."""
+    turns: list[Turn] = []
+    for turn in run:
+        if turn.axis != "ZY"[len(turns) % 2]:
+            turns.append(Turn("ZY"[len(turns) % 2], {}))
+        turns.append(turn)
+    return turns
+
+
+def _euler(turns: Tensor) -> Tensor:
+    """S, D and T ``(batch, runs, 3)`` of turns about Z, Y, Z, ... by angles ``(steps, batch, runs)``."""
+    cos, sin = (turns / 2).cos(), (turns / 2).sin()
+    w, x, y, z = cos[0], torch.zeros_like(cos[0]), torch.zeros_like(cos[0]), sin[0]
+    for step in range(1, turns.shape[0]):
+        c, s = cos[step], sin[step]
+        if step % 2:  # about Y
+            w, x, y, z = c * w - s * y, c * x + s * z, c * y + s * w, c * z - s * x
+        else:
+            w, x, y, z = c * w - s * z, c * x - s * y, c * y + s * x, c * z + s * w
+    tilt = 2 * torch.atan2(_length(x, y), _length(w, z))
+    return torch.stack([_direction(z, w), _direction(-x, y), tilt], dim=-1)
 
 
 def _dense(rows: Sequence[Affine], n_features: int) -> Tensor:
@@ -132,17 +161,15 @@ def _length(first: Tensor, second: Tensor) -> Tensor:
 
 
 def constant_tilts(runs: Sequence[tuple[Turn, ...]], n_inputs: int, n_weights: int) -> list[float | None]:
-    """Of every run the tilt T where it is 0, a quarter or a half turn whatever the angles are, else ``None``.
+    """Of every product the tilt T where it is 0, a quarter or a half turn whatever the angles are, else ``None``.
 
-    The cosine of T is a polynomial in sines and cosines of the angles: it is constant if it is so at random ones.
+    It is constant if it is so at random angles: its cosine is made of sines and cosines of them.
     """
-    if not runs:
-        return []
     random = torch.Generator().manual_seed(0)
-    probes = 1 + n_inputs + n_weights
-    features = torch.rand(6, probes, dtype=torch.float64, generator=random) * 6 - 3
+    first = 1 + n_inputs + n_weights
+    features = torch.rand(6, first, dtype=torch.float64, generator=random) * 6 - 3
     features[:, 0] = 1.0
-    tilts = NativeAngles(n_inputs, n_weights, tuple(runs), ()).products(features)[:, 2::3]  # (probes, runs)
+    tilts = NativeAngles(n_inputs, n_weights, tuple(runs), ()).products(features)[:, first + 2 :: 3]  # (probes, runs)
     found: list[float | None] = []
     for column in tilts.T:
         same = [value for value in (0.0, math.pi / 2, math.pi) if float((column - value).abs().max()) < 1e-7]

@@ -23,6 +23,8 @@ from qpeft.errors import InputError
 
 __all__ = ["compile_circuit", "metrics"]
 
+_NUMBERINGS = 200
+
 
 def compile_circuit(circuit: Circuit, snapshot: ChipSnapshot, qubits: Sequence[int]) -> NativeTemplate:
     """Compile a circuit for given qubits of a chip.
@@ -90,22 +92,37 @@ def _neighbours(snapshot: ChipSnapshot) -> dict[int, int]:
     return masks
 
 
-_routed: dict[tuple[str, tuple[int, ...]], list[tuple[Shape, list[Native]]]] = {}
-
-
 def _laid(circuit: Circuit, shape: Shape) -> list[tuple[Native, tuple[int, ...]]]:
     """Native circuits for a shape, and the ways to lay each of them: place -> vertex of the shape."""
-    known = _routed.setdefault((circuit.key, tuple(sorted(map(int.bit_count, shape)))), [])
-    for other, natives in known:
-        ways = ways_onto(other, shape)
-        if ways:
-            return [(native, way) for native in natives for way in ways]
-    natives = _natives(circuit, shape)
-    known.append((shape, natives))
-    return [(native, way) for native in natives for way in ways_onto(shape, shape)]
+    standard = _standard(shape)
+    ways = ways_onto(standard, shape)
+    return [(native, way) for native in _natives(circuit, standard) for way in ways]
 
 
+@lru_cache(maxsize=4096)
+def _standard(shape: Shape) -> Shape:
+    """The shape with its vertices numbered in a way that depends on its form alone, so that routes can be shared.
+
+    Vertices are numbered one by one, each as close to the first ones as can be; numberings that are equally good go on
+    side by side. Very symmetric shapes have so many that only some are kept, which makes no difference to them.
+    """
+    orders: list[tuple[int, ...]] = [()]
+    for _ in shape:
+        longer = [(*order, v) for order in orders for v in range(len(shape)) if v not in order]
+
+        def rank(order: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+            mask = shape[order[-1]]
+            return tuple(mask >> v & 1 for v in order[:-1]), mask.bit_count()
+
+        best = max(map(rank, longer))
+        orders = [order for order in longer if rank(order) == best][:_NUMBERINGS]
+    order = orders[0]
+    return shape_of(order, dict(enumerate(shape)))
+
+
+@lru_cache(maxsize=1024)
 def _natives(circuit: Circuit, shape: Shape) -> list[Native]:
+    """Native circuits on the vertices of a shape, all with the fewest CZ gates that were found."""
     lowered = lower(circuit)
     edges = [(a, b) for b, mask in enumerate(shape) for a in vertices(mask) if a < b]
     found = routes(lowered, len(shape), edges)

@@ -1,29 +1,36 @@
-r"""From a routed circuit to native gates: RX pulses of 90° or 180°, RZ, and CZ.
+r"""From a routed circuit to runs and CZ gates.
 
-An interaction or a swap becomes Hadamards and CZ gates, with ``t`` the wire that carries the turns:
+An interaction or a swap becomes Hadamards and CZ gates, with ``t`` the wire that carries the turns (first gate at the
+right, ``ZZXX(u, v) = exp(-i (u Z⊗Z + v X⊗X) / 2)``):
 
-    ZZ(φ)         H_t · CZ · RX_t(φ) · CZ · H_t
-    SWAP          H_t · CZ · H_t H_c · CZ · H_c H_t · CZ · H_t
-    SWAP · ZZ(φ)  H_t · CZ · H_c H_t RZ_t(φ)  · CZ · H_c H_t · CZ · H_t        (first gate at the right)
-    SWAP · CZ     H_t H_c · CZ · H_t H_c · CZ · H_t H_c
+    ZZ(φ)               H_t · CZ · RX_t(φ) · CZ · H_t
+    ZZXX(u, v)          H_t · CZ · RX_t(u) RX_c(v) · CZ · H_t
+    SWAP                H_t · CZ · H_t H_c · CZ · H_c H_t · CZ · H_t
+    SWAP · ZZXX(u, v)   H_t · CZ · H_c H_t · CZ · H_c H_t · RX_c(v) RZ_t(u) · H_t · CZ · H_t
+    SWAP · CZ           H_t H_c · CZ · H_t H_c · CZ · H_t H_c
 
-Hadamards melt into the runs beside them, so a wire is best the target of all its interactions in a segment, or of
-none: wires are coloured in two colours where the graph of interactions allows it.
+What :mod:`qpeft.chips.fusion` found takes fewer: two interactions of a pair are one ZZXX, and one CZ is enough for an
+interaction with a qubit that nothing has acted on but one-qubit gates. Hadamards melt into the runs beside them, so a
+wire is best the target of all its interactions in a segment, or of none: wires are coloured in two colours where the
+graph of interactions allows it.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qpeft.chips.angles import NativeAngles
-from qpeft.chips.lowering import Interaction, Lowered
-from qpeft.chips.pulses import Event, write_pulses
-from qpeft.chips.routing import Route, Swap
-from qpeft.chips.turns import HADAMARD, Affine, Turn, is_diagonal, rx, simplify, tilts, z
+from qpeft.chips.fusion import Step, Steps, steps_of
+from qpeft.chips.lowering import Lowered
+from qpeft.chips.pulses import Event, Products, write_pulses
+from qpeft.chips.routing import Route
+from qpeft.chips.turns import HADAMARD, Affine, Turn, constant, is_diagonal, plus, rx, simplify, tilts, y, z
 from qpeft.circuits import Circuit, Observable
 
+_QUARTER = math.pi / 2
 _COMPONENTS = 3  # up to so many parts of the graph of interactions, both colourings are tried
 
 Vertex = tuple[int, int]
@@ -56,99 +63,20 @@ def measured_on(circuit: Circuit, output: Sequence[int]) -> tuple[Observable, ..
     return tuple(map(Observable, texts))
 
 
-@dataclass(frozen=True)
-class _Step:
-    """An interaction, a swap, or both in one, with where it happens and which wires stand there (``None``: none)."""
-
-    places: tuple[int, int]
-    wires: tuple[int | None, int | None]
-    interaction: Interaction | None
-    swaps: bool
-
-    def commutes_with(self, other: _Step) -> bool:
-        if self.swaps or other.swaps or self.interaction is None or other.interaction is None:
-            return not set(self.places) & set(other.places)
-        shared = set(self.interaction.wires) & set(other.interaction.wires)
-        return all(self.interaction.segment_of(w) == other.interaction.segment_of(w) for w in shared)
-
-    @property
-    def length(self) -> int:
-        """CZ gates one after the other."""
-        if self.interaction is None:
-            return 3
-        return self.interaction.n_cz + self.swaps
-
-
 def emit(circuit: Circuit, lowered: Lowered, route: Route, n_places: int) -> Native:
-    """Native gates of a route, with the fewest pulses of the colourings that are tried."""
-    steps, final = _steps(lowered, route)
-    steps = _early(steps)
-    written = [_Writer(lowered, route, targets).write(steps, final) for targets in _colourings(lowered)]
-    events = min(written, key=_pulses_of_events)
-    gates, bind = write_pulses(events, circuit.n_inputs, circuit.n_weights)
+    """Native gates of a route, with the fewest CZ gates, then pulses, of what is tried."""
+    steps, final = steps_of(lowered, route)
+    graph = Steps(steps).fused()
+    orders = [graph.in_time(grow) for grow in (False, True)]
+    written = [
+        _Writer(circuit, lowered, route, targets).write(order, final)
+        for order in (orders if orders[0] != orders[1] else orders[:1])
+        for targets in _colourings(lowered)
+    ]
+    events, products = min(written, key=lambda pair: _cost_of_events(pair[0]))
+    gates, bind = write_pulses(events, products)
     output = tuple(final[wire] for wire in lowered.output)
     return Native(Circuit(n_places, gates, measured_on(circuit, output)), output, bind)
-
-
-def _steps(lowered: Lowered, route: Route) -> tuple[list[_Step], list[int]]:
-    """The steps of a route with their places, and where the wires are after them."""
-    places = list(route.start)
-    steps = []
-    for step in route.steps:
-        if isinstance(step, Swap):
-            p, q = step.places
-            at = {place: wire for wire, place in enumerate(places)}
-            merged = None if step.merged is None else lowered.interactions[step.merged]
-            steps.append(_Step((p, q), (at.get(p), at.get(q)), merged, True))
-            for wire, goal in ((at.get(p), q), (at.get(q), p)):
-                if wire is not None:
-                    places[wire] = goal
-        else:
-            interaction = lowered.interactions[step]
-            a, b = interaction.wires
-            steps.append(_Step((places[a], places[b]), (a, b), interaction, False))
-    return steps, places
-
-
-def _early(steps: Sequence[_Step]) -> list[_Step]:
-    """Reorder what commutes so that steps on different places overlap in time: a list schedule by longest tail."""
-    after: list[list[int]] = [[] for _ in steps]
-    missing = [0] * len(steps)
-    for late, second in enumerate(steps):
-        for early, first in enumerate(steps[:late]):
-            if not first.commutes_with(second):
-                after[early].append(late)
-                missing[late] += 1
-    tail = [0] * len(steps)
-    load: dict[int, int] = {}  # CZ gates still to come on a place
-    for number in reversed(range(len(steps))):
-        step = steps[number]
-        for place in step.places:
-            load[place] = load.get(place, 0) + step.length
-        tail[number] = step.length + max((tail[late] for late in after[number]), default=0)
-    free: dict[int, int] = {}
-    ready = [number for number, count in enumerate(missing) if not count]
-    ordered = []
-    while ready:
-
-        def urgency(number: int) -> tuple[int, int, int, int]:
-            step = steps[number]
-            begin = max(free.get(place, 0) for place in step.places)
-            return begin, -tail[number], -sum(load[place] for place in step.places), number
-
-        number = min(ready, key=urgency)
-        ready.remove(number)
-        step = steps[number]
-        ordered.append(step)
-        end = max(free.get(place, 0) for place in step.places) + step.length
-        for place in step.places:
-            free[place] = end
-            load[place] -= step.length
-        for late in after[number]:
-            missing[late] -= 1
-            if not missing[late]:
-                ready.append(late)
-    return ordered
 
 
 def _colourings(lowered: Lowered) -> list[set[Vertex]]:
@@ -178,36 +106,37 @@ def _colourings(lowered: Lowered) -> list[set[Vertex]]:
     ]
 
 
-def _pulses_of_events(events: Sequence[Event]) -> int:
-    return sum(min(2, tilts(event[1])) for event in events if isinstance(event[1], list))
+def _cost_of_events(events: Sequence[Event]) -> tuple[int, int]:
+    pulses = sum(min(2, tilts(event[1])) for event in events if isinstance(event[1], list))
+    return sum(isinstance(event[1], int) for event in events), pulses
 
 
 class _Writer:
     """Writes runs and CZ gates place by place; open runs wait for the next CZ on their place."""
 
-    def __init__(self, lowered: Lowered, route: Route, targets: set[Vertex]) -> None:
+    def __init__(self, circuit: Circuit, lowered: Lowered, route: Route, targets: set[Vertex]) -> None:
         self.lowered = lowered
         self.targets = targets
-        self.position = list(route.start)
+        self.products = Products(circuit.n_inputs, circuit.n_weights)
         self.next_run = [0] * len(lowered.runs)
         self.open: dict[int, list[Turn]] = {}
         self.events: list[Event | None] = []
         self.last: dict[int, int] = {}  # place -> number of the last CZ there
         self.runs_before: dict[int, dict[int, int]] = {}  # number of a CZ -> place -> number of the run before it
 
-    def write(self, steps: Sequence[_Step], final: Sequence[int]) -> list[Event]:
+    def write(self, steps: Sequence[Step], final: Sequence[int]) -> tuple[list[Event], Products]:
         for step in steps:
             self._step(step)
         for wire, place in enumerate(final):
-            self._advance(wire, place, len(self.lowered.runs[wire]) - 1)
+            self._turn(place, *self._runs(wire, len(self.lowered.runs[wire]) - 1))
         for place in sorted(self.open):
             self._close(place)
-        return [event for event in self.events if event is not None]
+        return [event for event in self.events if event is not None], self.products
 
-    def _advance(self, wire: int, place: int, segment: int) -> None:
-        while self.next_run[wire] <= segment:
-            self._turn(place, *self.lowered.runs[wire][self.next_run[wire]])
-            self.next_run[wire] += 1
+    def _runs(self, wire: int, segment: int) -> list[Turn]:
+        """The runs of a wire up to a segment that have not been written yet."""
+        start, self.next_run[wire] = self.next_run[wire], max(self.next_run[wire], segment + 1)
+        return [turn for run in self.lowered.runs[wire][start : segment + 1] for turn in run]
 
     def _turn(self, place: int, *turns: Turn) -> None:
         self.open.setdefault(place, []).extend(turns)
@@ -252,25 +181,90 @@ class _Writer:
         event = self.events[number]
         return event is not None and isinstance(event[1], int) and place in event
 
-    def _step(self, step: _Step) -> None:
+    def _step(self, step: Step) -> None:
         p, q = step.places
-        if step.interaction is not None:
-            at = dict(zip(step.wires, step.places, strict=True))
-            for wire in step.interaction.wires:
-                self._advance(wire, at[wire], step.interaction.segment_of(wire))
-            c, t = p, q
-            wire = step.wires[0]
-            if wire is not None and (wire, step.interaction.segment_of(wire)) in self.targets:
-                c, t = q, p
-            self._interact(step.interaction.angle, c, t, step.swaps)
-        elif None in step.wires:
-            c, t = (p, q) if step.wires[1] is None else (q, p)  # CNOT to the empty place, CNOT back
-            for place in (t, c):
+        if step.interaction is None:
+            if None in step.wires:
+                c, t = (p, q) if step.wires[1] is None else (q, p)
+                order = [t, c]  # CNOT to the empty place, CNOT back
+            else:
+                c, t = (p, q) if self._gain(q) <= self._gain(p) else (q, p)
+                order = [t, c, t]
+            for place in order:
                 self._around(place, c, t)
+            return
+        first = step.joined or step.interaction
+        place_of = dict(zip(step.wires, step.places, strict=True))
+        for wire in first.wires:
+            self._turn(place_of[wire], *self._runs(wire, first.segment_of(wire)))
+        wire = step.wires[0]
+        c, t = p, q
+        if wire is not None and (wire, first.segment_of(wire)) in self.targets:
+            c, t = q, p
+        wire_at = dict(zip(step.places, step.wires, strict=True))
+        if step.joined:
+            self._join(step, wire_at, c, t)
+        elif first.angle is not None and not (c in self.last and t in self.last):
+            self._meet(first.angle, *((t, c) if c not in self.last else (c, t)), step.swaps)
+        elif first.angle is None:
+            self._cz_swap(c, t, step.swaps)
         else:
-            c, t = (p, q) if self._gain(q) <= self._gain(p) else (q, p)
-            for place in (t, c, t):
-                self._around(place, c, t)
+            self._interact(first.angle, {}, c, t, step.swaps)
+
+    def _join(self, step: Step, wire_at: dict[int, int | None], c: int, t: int) -> None:
+        """Two interactions of a pair: see :mod:`qpeft.chips.fusion`."""
+        assert step.interaction is not None
+        assert step.joined is not None
+        between = {}
+        for place in (c, t):
+            wire = wire_at[place]
+            assert wire is not None
+            between[place] = self.products.three(simplify(self._runs(wire, step.interaction.segment_of(wire))))
+            self._turn(place, z(between[place][0]))
+        ends = []
+        for interaction in (step.joined, step.interaction):
+            angle = interaction.angle
+            if angle is None:  # CZ = RZ(90°)⊗RZ(90°) ZZ(-90°), and RZ moves to the outside
+                angle = constant(-_QUARTER)
+                place_ends = between if interaction is step.interaction else None
+                for place in (c, t):
+                    if place_ends is None:
+                        self._turn(place, z(_QUARTER))
+                    else:
+                        before, tilt, after = place_ends[place]
+                        place_ends[place] = before, tilt, plus(after, constant(_QUARTER))
+            ends.append(angle)
+        # About A, B, A instead of B, A, B: products know Z, Y, Z, which stand for A, B.
+        parts = [
+            self.products.add([y(ends[0]), z(plus(between[c][1], between[t][1], sign)), y(ends[1])])
+            for sign in (1.0, -1.0)
+        ]
+        (s, d, w), (s_, d_, w_) = parts
+        right, right_ = plus(s, d, -1.0), plus(s_, d_, -1.0)
+        left, left_ = plus(s, d), plus(s_, d_)
+        for place, sign in ((c, 1.0), (t, -1.0)):
+            self._turn(place, y(_half(right, right_, sign)))
+        c_, t_ = (t, c) if step.swaps else (c, t)
+        self._interact(_half(w, w_, 1.0), _half(w_, w, -1.0), c, t, step.swaps)
+        for place, old, sign in ((c_, c, 1.0), (t_, t, -1.0)):
+            self._turn(place, y(_half(left, left_, sign)), z(between[old][2]))
+
+    def _meet(self, angle: Affine, c: int, t: int, swaps: bool) -> None:
+        """An interaction with a qubit ``t`` that only one-qubit gates have acted on, with one CZ.
+
+        Where ``c`` is 0 it turns RY(β)|0> by RZ(φ), where it is 1 by RZ(-φ): two states that mirror each other. With
+        RZ(φ) RY(β) = RY(μ) RX(-η) RZ(-2γ) they are RY(μ) RX(∓η)|0> with the phases ±γ, and Z turns RX(-η)|0> into
+        RX(η)|0>. The three angles come from RZ(φ) RY(β) RX(90°) = RY(μ) RX(90° - η) RY(-2γ), with the axes Y, Z, X
+        renamed to Z, X, Y.
+        """
+        _, beta, after = self.products.three(simplify(self.open.pop(t, [])))
+        s, d, w = self.products.add([y(_QUARTER), z(plus(beta, constant(_QUARTER))), y(angle), z(-_QUARTER)])
+        self._turn(t, *rx(plus(w, constant(-_QUARTER))))
+        self._cz_swap(c, t, swaps)
+        if swaps:
+            c, t = t, c
+        self._turn(t, y(plus(s, d)), z(after))
+        self._turn(c, z(plus(s, d, -1.0)))
 
     def _gain(self, place: int) -> int:
         """Pulses that a Hadamard would add to the open run of a place."""
@@ -282,24 +276,27 @@ class _Writer:
         self._cz(c, t)
         self._turn(place, *HADAMARD)
 
-    def _interact(self, angle: Affine | None, c: int, t: int, swaps: bool) -> None:
-        if angle is None and not swaps:
-            self._cz(c, t)
-        elif angle is None:
+    def _cz_swap(self, c: int, t: int, swaps: bool) -> None:
+        """CZ, and a swap after it."""
+        if swaps:
             for _ in range(2):
                 self._turn(c, *HADAMARD)
                 self._turn(t, *HADAMARD)
                 self._cz(c, t)
             self._turn(c, *HADAMARD)
             self._turn(t, *HADAMARD)
-        elif not swaps:
-            self._turn(t, *HADAMARD)
-            self._cz(c, t)
-            self._turn(t, *rx(angle))
-            self._cz(c, t)
-            self._turn(t, *HADAMARD)
         else:
-            self._around(t, c, t)
-            self._turn(t, z(angle))
+            self._cz(c, t)
+
+    def _interact(self, u: Affine, v: Affine, c: int, t: int, swaps: bool) -> None:
+        """ZZXX(u, v), and a swap after it."""
+        self._around(t, c, t)
+        self._turn(t, z(u))
+        self._turn(c, *(rx(v) if v else ()))
+        if swaps:
             self._around(c, c, t)
-            self._around(t, c, t)
+        self._around(t, c, t)
+
+
+def _half(first: Affine, second: Affine, sign: float) -> Affine:
+    return plus({}, plus(first, second, sign), 0.5)

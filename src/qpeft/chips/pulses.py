@@ -19,15 +19,54 @@ from qpeft.circuits import Gate, Input
 
 _QUARTER = math.pi / 2
 
+
+class Products:
+    """Products of turns that are left to be multiplied out for each sample.
+
+    Args:
+        n_inputs: Inputs of the circuit.
+        n_weights: Its weights.
+    """
+
+    def __init__(self, n_inputs: int, n_weights: int) -> None:
+        self.n_inputs, self.n_weights = n_inputs, n_weights
+        self.runs: list[tuple[Turn, ...]] = []
+
+    def add(self, run: Sequence[Turn]) -> tuple[Affine, Affine, Affine]:
+        """S, D and T of a product, for further use as angles."""
+        first = 1 + self.n_inputs + self.n_weights + 3 * len(self.runs)
+        self.runs.append(tuple(run))
+        return {first: 1.0}, {first + 1: 1.0}, {first + 2: 1.0}
+
+    def three(self, run: Sequence[Turn]) -> tuple[Affine, Affine, Affine]:
+        """Angles of Z, Y, Z, first applied first, that a simplified run comes down to."""
+        if tilts(run) > 1:
+            total, difference, tilt = self.add(run)
+            return plus(total, difference, -1.0), tilt, plus(total, difference)
+        parts: list[Affine] = [{}, {}, {}]
+        seen = False
+        for turn in run:
+            if turn.axis == "Y":
+                parts[1], seen = turn.angle, True
+            else:
+                parts[2 if seen else 0] = turn.angle
+        return parts[0], parts[1], parts[2]
+
+
 Event = tuple[int, list[Turn]] | tuple[int, int]
 """A simplified run on a place, or CZ on two places."""
 
 
-def write_pulses(events: Sequence[Event], n_inputs: int, n_weights: int) -> tuple[tuple[Gate, ...], NativeAngles]:
-    """Write runs as pulses with RZ between them, and collect what the angles of the RZ are."""
-    hard = [tuple(event[1]) for event in events if isinstance(event[1], list) and tilts(event[1]) > 1]
-    flat = constant_tilts(hard, n_inputs, n_weights)
-    first = 1 + n_inputs + n_weights
+def write_pulses(events: Sequence[Event], products: Products) -> tuple[tuple[Gate, ...], NativeAngles]:
+    """Write runs as pulses with RZ between them, and collect what the angles of the RZ are.
+
+    Args:
+        events: Runs and CZ gates, in order.
+        products: Those that the angles of the runs refer to; runs with several turns about Y are added.
+    """
+    parts = [products.three(event[1]) if isinstance(event[1], list) else None for event in events]
+    flat = constant_tilts(products.runs, products.n_inputs, products.n_weights)
+    first = 1 + products.n_inputs + products.n_weights
     gates: list[Gate] = []
     angles: list[Affine] = []
     frames: dict[int, Affine] = {}
@@ -41,19 +80,16 @@ def write_pulses(events: Sequence[Event], n_inputs: int, n_weights: int) -> tupl
         elif round(value, DECIMALS):
             gates.append(Gate("RZ", place, round(value, DECIMALS)))
 
-    number = 0
-    for event in events:
-        place, run = event
-        if isinstance(run, int):
-            gates.append(Gate("CZ", (place, run)))
+    for event, three in zip(events, parts, strict=True):
+        place = event[0]
+        if three is None:
+            gates.append(Gate("CZ", event))  # type: ignore[arg-type]
             continue
-        before, tilt, after = _three(run)
+        before, tilt, after = three
         known = fixed(tilt)
-        if tilts(run) > 1:
-            total, difference = first + 3 * number, first + 3 * number + 1
-            before, after = {total: 1.0, difference: -1.0}, {total: 1.0, difference: 1.0}
-            tilt, known = {first + 3 * number + 2: 1.0}, flat[number]
-            number += 1
+        product = [feature - first for feature in tilt if feature >= first]
+        if len(tilt) == 1 and product and product[0] % 3 == 2 and tilt[first + product[0]] == 1.0:
+            known = flat[product[0] // 3]
         before = plus(before, frames.get(place, {}))
         if known == 0.0:
             frames[place] = plus(before, after)
@@ -74,16 +110,5 @@ def write_pulses(events: Sequence[Event], n_inputs: int, n_weights: int) -> tupl
             gates.append(Gate("RX", place, -_QUARTER))
             frames[place] = after
         touched.add(place)
-    return tuple(gates), NativeAngles(n_inputs, n_weights, tuple(hard), tuple(angles))
-
-
-def _three(run: Sequence[Turn]) -> tuple[Affine, Affine, Affine]:
-    """Angles of Z, Y, Z of a run with at most one Y."""
-    parts: list[Affine] = [{}, {}, {}]
-    seen = False
-    for turn in run:
-        if turn.axis == "Y":
-            parts[1], seen = turn.angle, True
-        else:
-            parts[2 if seen else 0] = turn.angle
-    return parts[0], parts[1], parts[2]
+    bind = NativeAngles(products.n_inputs, products.n_weights, tuple(products.runs), tuple(angles))
+    return tuple(gates), bind
