@@ -31,9 +31,10 @@ from torch import Tensor
 from qpeft.chips.block_noise import BlockNoise
 from qpeft.chips.snapshot import ChipSnapshot
 from qpeft.chips.template import NativeTemplate
-from qpeft.circuits import Circuit, Observable
+from qpeft.circuits import Circuit, Gate, Input, Observable
 from qpeft.errors import InputError
 from qpeft.simulators import NoiseModel, noisy_probabilities, run_noisy
+from qpeft.simulators.density import check_angles
 
 _NO_WEIGHTS = torch.zeros(0, dtype=torch.float64, device="cpu")
 
@@ -114,7 +115,7 @@ class VirtualChip:
         counts = [[torch.empty(0)] * len(blocks) for blocks in circuits]
         for key, group in groups.items():
             angles = _rows(group.circuit, [circuits[number][place] for number, place in group.where])
-            found = noisy_probabilities(group.circuit, torch.from_numpy(angles), _NO_WEIGHTS, group.noise)
+            found = _probabilities(group.circuit, torch.from_numpy(angles), group.noise)
             drawn = torch.from_numpy(_draw(found.numpy(), angles, shots, f"{seed} {shots} {key}"))
             for (number, place), row in zip(group.where, drawn.unbind(), strict=True):
                 counts[number][place] = row
@@ -139,7 +140,7 @@ class VirtualChip:
         Raises:
             InputError: As :meth:`run`.
         """
-        return noisy_probabilities(template.circuit, angles, _NO_WEIGHTS.to(angles), self.noise.of(template, beside))
+        return _probabilities(template.circuit, angles, self.noise.of(template, beside))
 
     def expectations(
         self,
@@ -209,6 +210,25 @@ def _rows(circuit: Circuit, blocks: Sequence[Placed]) -> NDArray[np.float64]:
                 f"make them with NativeTemplate.angles."
             )
     return np.array([block.angles for block in blocks], dtype=np.float64).reshape(len(blocks), circuit.n_inputs)
+
+
+def _probabilities(circuit: Circuit, angles: Tensor, noise: NoiseModel) -> Tensor:
+    """``(batch, n_angles) -> (batch, 2**k)``"""
+    check_angles(circuit, angles, _NO_WEIGHTS.to(angles))
+    still = angles.new_zeros(len(angles), 1)
+    return noisy_probabilities(_kept(circuit.key), torch.cat([angles, still], 1), _NO_WEIGHTS.to(angles), noise)
+
+
+@lru_cache(maxsize=256)
+def _kept(key: str) -> Circuit:
+    """The circuit, given by its key, with RZ by one more angle on every wire in the end.
+
+    What no input follows, the simulator does to observables, not to states; with all strings of Z as observables that
+    is 4**k numbers for each of 2**k. These turns change nothing that is read, but now an input follows everything.
+    """
+    circuit = Circuit.from_key(key)
+    turns = tuple(Gate("RZ", wire, Input(circuit.n_inputs)) for wire in range(circuit.n_qubits))
+    return replace(circuit, gates=circuit.gates + turns)
 
 
 def _draw(

@@ -84,10 +84,10 @@ class VirtualProvider:
             NotAcceptedError: The submission does not fit the chip or the limits, or its token belongs to another one.
         """
         self._check(submission)
-        job = _job(submission.token)
+        job, question = _job(submission.token), fingerprint(submission)
         known = self._read(job)
         if known is not None:
-            if json.loads(known)["submission"] != fingerprint(submission):
+            if json.loads(known)["submission"] != question:
                 raise NotAcceptedError("the token belongs to another submission; choose a new one.", lasting=True)
             return job
         seed = int.from_bytes(_digest(f"{self._seed} {submission.seed}")[:7], "little")
@@ -100,7 +100,7 @@ class VirtualProvider:
         seconds = len(counts) * submission.shots * self._chip.snapshot.repetition_us / 1e6
         answer = {
             "chip": f"{self._chip.snapshot.name} {self._chip.snapshot.id}",
-            "submission": fingerprint(submission),
+            "submission": question,
             "shots": submission.shots,
             "seconds": seconds,
             "counts": base64.b64encode(zlib.compress(numbers, 1)).decode(),
