@@ -28,7 +28,7 @@ from qpeft.chips.template import NativeTemplate
 from qpeft.circuits import Circuit
 from qpeft.errors import InputError
 
-LIMIT = 40_000
+LIMIT = 20_000
 """About how many places are looked at."""
 MAX_SHAPES = 64
 """How many graphs the circuit is compiled for; rarer ones are left out."""
