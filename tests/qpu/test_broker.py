@@ -1,6 +1,7 @@
 """The broker against a vendor that refuses, is silent, crashes and lies: a right result or a clear state, never a
 wrong number."""
 
+import random
 import re
 import sys
 import threading
@@ -17,7 +18,7 @@ from qpeft.qpu.broker import Broker
 from qpeft.qpu.budget import Budget, BudgetSpent, Spend
 from qpeft.qpu.ledger import Ledger
 from qpeft.qpu.policy import Failures, Policy, TokenBucket
-from qpeft.qpu.protocol import Block, Price, ProviderError
+from qpeft.qpu.protocol import Block, Price, ProviderError, RawAnswer
 from qpeft.qpu.reading import LedgerReader
 from qpeft.qpu.schema import State
 from qpeft.qpu.storage import LedgerError
@@ -251,6 +252,24 @@ def test_answers_that_are_not_right_are_asked_for_again(place, truth, what):
     assert same(place.run(answers=["ok", what, what]), truth)
     assert place.events().count("quarantined") == 2
     assert place.vendor.calls["submit"] == 3
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_damaged_answers_never_become_numbers(place, truth, seed):
+    """Bytes of each first answer are changed, removed or added at random."""
+    chance = random.Random(seed)
+
+    class Damaged(FolderVendor):
+        def fetch(self, job):
+            answer = super().fetch(job)
+            data = bytearray(answer.data)
+            for _ in range(chance.randint(1, 5) if self.calls["answer"] % 2 else 0):
+                at = chance.randrange(len(data))
+                data[at : at + chance.randint(0, 2)] = chance.randbytes(chance.randint(0, 2))
+            return RawAnswer(bytes(data), {"seconds": chance.choice([1.0, "a", None, float("nan"), -1])}, job)
+
+    with Broker(Damaged(place.vendor_folder), place.run_folder, policy=Policy(**HASTY)) as broker:
+        assert same(broker.run(TEMPLATES, circuits(12), 100, purpose="forward"), truth)
 
 
 @pytest.mark.parametrize("what", ["partial", "shuffled", "nan", "sum"])

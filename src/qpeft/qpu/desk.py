@@ -210,7 +210,7 @@ def checked(counts: Counts, submission: Submission) -> Counts:
     """
     if len(counts) != len(submission.circuits):
         raise ProviderError(f"the answer holds {len(counts)} of {len(submission.circuits)} circuits.")
-    sizes = []
+    homes, sizes = [], []
     for place, (circuit, blocks) in enumerate(zip(submission.circuits, counts, strict=True)):
         if len(blocks) != len(circuit):
             raise ProviderError(f"the answer holds {len(blocks)} of {len(circuit)} blocks of circuit {place}.")
@@ -218,21 +218,23 @@ def checked(counts: Counts, submission: Submission) -> Counts:
             wanted = 2 ** submission.templates[block.template].circuit.n_qubits
             if tuple(values.shape) != (wanted,):
                 raise ProviderError(f"circuit {place} has counts of shape {tuple(values.shape)}, not ({wanted},).")
-            sizes.append((place, wanted))
-    flat = torch.cat([values.detach().to("cpu", torch.float64) for values in chain.from_iterable(counts)])  # (total,)
-    ends = torch.tensor([size for _, size in sizes]).cumsum(0)  # (blocks,)
+            homes.append(place)
+            sizes.append(wanted)
+    flat = torch.cat(list(chain.from_iterable(counts))).detach().to("cpu", torch.float64)  # (total,)
+    ends = torch.tensor(sizes).cumsum(0)  # (blocks,)
     bad = ~(torch.isfinite(flat) & (flat >= 0) & (flat == flat.round()))
     if bool(bad.any()):
-        place = sizes[int(torch.searchsorted(ends, int(bad.nonzero()[0]), right=True))][0]
+        place = homes[int(torch.searchsorted(ends, int(bad.nonzero()[0]), right=True))]
         raise ProviderError(f"the answer holds numbers that are no counts (circuit {place}).")
     totals = flat.cumsum(0)[ends - 1].diff(prepend=torch.zeros(1, dtype=torch.float64))  # (blocks,)
     wrong = (totals != submission.shots).nonzero()
     if len(wrong):
         first = int(wrong[0])
         raise ProviderError(
-            f"the counts of circuit {sizes[first][0]} sum to {totals[first]:g}, not to {submission.shots} shots."
+            f"the counts of circuit {homes[first]} sum to {totals[first]:g}, not to {submission.shots} shots."
         )
-    return [[values.detach().to("cpu", torch.int64) for values in blocks] for blocks in counts]
+    whole = iter(flat.to(torch.int64).split(sizes))
+    return [[next(whole) for _ in blocks] for blocks in counts]
 
 
 def _fault(name: str, doing: str, error: Exception) -> str:

@@ -114,7 +114,7 @@ class Ledger(LedgerReader):
         for position, (circuit, copies) in enumerate(circuits):
             data = write_circuit(circuit)
             name = digest(data, *(batch.templates[block.template] for block in circuit))[:32]
-            rows.append((position, copies, name, zlib.compress(data, 1)))
+            rows.append((position, copies, name, data))
 
         def change(db: Connection) -> Batch:
             db.executemany(

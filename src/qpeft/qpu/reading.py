@@ -149,7 +149,7 @@ class LedgerReader:
         rows = self.store.rows(
             "SELECT position, blocks FROM circuits WHERE batch = ? AND position BETWEEN ? AND ?", batch, first, last
         )
-        return {row["position"]: read_circuit(zlib.decompress(row["blocks"])) for row in rows}
+        return {row["position"]: read_circuit(row["blocks"]) for row in rows}
 
     def submission(self, job: Job) -> Submission:
         """What was, or is to be, handed in: rebuilt from the ledger alone."""

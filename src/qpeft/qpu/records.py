@@ -1,8 +1,8 @@
 """How circuits, templates and counts are written into a ledger, and the keys that tell whether two are the same.
 
 Everything that is kept can be read again without the vendor's package: a template as the key of its circuit and its
-qubits, angles as whole multiples of 1e-8 rad (the precision of OriginIR, and of every key), counts as whole numbers,
-all compressed. A key is the SHA-256 of such bytes, so equal questions have equal keys on every machine.
+qubits, angles as whole multiples of 1e-8 rad (the precision of OriginIR, and of every key), counts as whole numbers.
+A key is the SHA-256 of such bytes, so equal questions have equal keys on every machine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,17 +105,18 @@ def rounded(circuits: Iterable[Sequence[Block]], n_templates: int) -> list[Place
 
 
 def write_circuit(circuit: Placed) -> bytes:
-    """Blocks of a circuit, uncompressed: number of blocks; template and number of angles of each; all angles."""
-    head = [len(circuit), *(number for block in circuit for number in (block.template, len(block.angles)))]
-    angles = [round(angle * _STEPS) for block in circuit for angle in block.angles]
-    return numpy.array(head, "<u4").tobytes() + numpy.array(angles, "<i8").tobytes()
+    """Blocks of a circuit: number of blocks, bytes of an angle, template and angles of each block, all angles."""
+    angles = numpy.array([round(angle * _STEPS) for block in circuit for angle in block.angles], "<i8")
+    width = 4 if len(angles) == 0 or abs(angles).max() < 2**31 else 8
+    head = [len(circuit), width, *(number for block in circuit for number in (block.template, len(block.angles)))]
+    return numpy.array(head, "<u4").tobytes() + angles.astype(f"<i{width}").tobytes()
 
 
 def read_circuit(data: bytes) -> Placed:
     """Blocks from :func:`write_circuit`."""
-    n_blocks = int(numpy.frombuffer(data, "<u4", 1)[0])
-    head = numpy.frombuffer(data, "<u4", 2 * n_blocks, offset=4).tolist()
-    angles = numpy.frombuffer(data, "<i8", offset=4 + 8 * n_blocks).tolist()
+    n_blocks, width = numpy.frombuffer(data, "<u4", 2).tolist()
+    head = numpy.frombuffer(data, "<u4", 2 * n_blocks, offset=8).tolist()
+    angles = numpy.frombuffer(data, f"<i{width}", offset=8 + 8 * n_blocks).tolist()
     blocks, start = [], 0
     for template, n_angles in zip(head[::2], head[1::2], strict=True):
         blocks.append(Block(template, tuple(steps / _STEPS for steps in angles[start : start + n_angles])))
@@ -125,18 +125,19 @@ def read_circuit(data: bytes) -> Placed:
 
 
 def write_counts(counts: Sequence[Tensor]) -> bytes:
-    """Counts of the blocks of one circuit, compressed: number of blocks, their sizes, all counts."""
-    head = numpy.array([len(counts), *(block.numel() for block in counts)], "<u4").tobytes()
-    return zlib.compress(head + torch.cat(list(counts)).numpy().astype("<u4").tobytes(), 1)
+    """Counts of the blocks of one circuit: number of blocks, bytes of a number, sizes of the blocks, all counts."""
+    flat = torch.cat(list(counts)).numpy()
+    width = 2 if flat.max() < 2**16 else 4
+    head = numpy.array([len(counts), width, *(block.numel() for block in counts)], "<u4").tobytes()
+    return head + flat.astype(f"<u{width}").tobytes()
 
 
 def read_counts(data: bytes) -> list[Tensor]:
     """Counts from :func:`write_counts`, int64."""
-    data = zlib.decompress(data)
-    n_blocks = int(numpy.frombuffer(data, "<u4", 1)[0])
-    sizes = numpy.frombuffer(data, "<u4", n_blocks, offset=4).tolist()
-    values = torch.from_numpy(numpy.frombuffer(data, "<u4", offset=4 + 4 * n_blocks).astype("int64"))
-    return list(values.split(sizes))
+    n_blocks, width = numpy.frombuffer(data, "<u4", 2).tolist()
+    sizes = numpy.frombuffer(data, "<u4", n_blocks, offset=8).tolist()
+    flat = numpy.frombuffer(data, f"<u{width}", offset=8 + 4 * n_blocks)
+    return list(torch.from_numpy(flat.astype("int64")).split(sizes))
 
 
 _SECRET_NAME = re.compile(r"(key|token|secret|password|passwd|credentials?|auth)$", re.IGNORECASE)
