@@ -50,14 +50,17 @@ class BlockNoise:
                 self._near[one].add(other)
         self._checked: set[tuple[str, tuple[int, ...]]] = set()
         self._schedules: dict[str, Schedule] = {}
-        self._models: dict[tuple[str, tuple[int, ...], Exposure], NoiseModel] = {}
+        self._models: dict[tuple[str, tuple[int, ...], Exposure, bool], NoiseModel] = {}
 
-    def of(self, template: NativeTemplate, beside: Sequence[NativeTemplate] = ()) -> NoiseModel:
+    def of(
+        self, template: NativeTemplate, beside: Sequence[NativeTemplate] = (), readout_errors: bool = True
+    ) -> NoiseModel:
         """The model of a block.
 
         Args:
             template: The block.
             beside: Blocks that run at the same time; they matter with crosstalk.
+            readout_errors: ``False`` leaves them out.
 
         Raises:
             InputError: A qubit that is not available, a coupler that is dead or missing, a gate that is not native,
@@ -66,12 +69,12 @@ class BlockNoise:
         for block in (template, *beside):
             self._check(block)
         exposure = self._exposure(template, beside) if self.crosstalk else ()
-        key = template.circuit.key, template.qubits, exposure
+        key = template.circuit.key, template.qubits, exposure, readout_errors
         if key not in self._models:
-            self._models[key] = self._build(template, exposure)
+            self._models[key] = self._build(template, exposure, readout_errors)
         return self._models[key]
 
-    def _build(self, template: NativeTemplate, exposure: Exposure) -> NoiseModel:
+    def _build(self, template: NativeTemplate, exposure: Exposure, readout_errors: bool) -> NoiseModel:
         circuit, chip = template.circuit, self.snapshot
         model = chip.noise_model().select(template.qubits).reduce(circuit)
         rules = list(model.rules)
@@ -82,7 +85,7 @@ class BlockNoise:
             qubit = chip.qubits[template.qubits[wait.wire]]
             decay = ThermalRelaxation(qubit.t1_us, qubit.t2_us, wait.ns / 1000.0)
             rules.append(GateNoise(decay, qubit=wait.wire, place=wait.place))
-        return NoiseModel(tuple(rules), model.readout, circuit.n_qubits)
+        return NoiseModel(tuple(rules), model.readout if readout_errors else None, circuit.n_qubits)
 
     def _check(self, template: NativeTemplate) -> None:
         circuit, places, name = template.circuit, template.qubits, self.snapshot.name

@@ -168,10 +168,7 @@ class VirtualChip:
         """
         texts = [f"Z{qubit}" for qubit in range(len(template.readout))] if observables is None else observables
         circuit = _observed(template.circuit.key, tuple(_moved(text, template.readout) for text in texts))
-        noise = self.noise.of(template, beside)
-        if not readout_errors:
-            noise = replace(noise, readout=None)
-        return run_noisy(circuit, angles, _NO_WEIGHTS.to(angles), noise)
+        return run_noisy(circuit, angles, _NO_WEIGHTS.to(angles), self.noise.of(template, beside, readout_errors))
 
 
 _Key = tuple[str, tuple[int, ...], str]  # circuit, qubits, noise
@@ -227,7 +224,7 @@ def _kept(key: str) -> Circuit:
     is 4**k numbers for each of 2**k. These turns change nothing that is read, but now an input follows everything.
     """
     circuit = Circuit.from_key(key)
-    turns = tuple(Gate("RZ", wire, Input(circuit.n_inputs)) for wire in range(circuit.n_qubits))
+    turns = tuple(Gate("RZ", (wire,), Input(circuit.n_inputs)) for wire in range(circuit.n_qubits))
     return replace(circuit, gates=circuit.gates + turns)
 
 
