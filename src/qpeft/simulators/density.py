@@ -329,7 +329,7 @@ def _cost(cone: Cone) -> float:
     return shared + _BATCH * (16 * len(cone.middle) * cone.state_elements + n * math.prod(cone.cut_sizes))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)  # a chip holds some 40 blocks with noise of their own, each for counts and for gradients
 def _engine(circuit: str, noise: str) -> NoisyEngine:
     parsed, model = Circuit.from_key(circuit), NoiseModel.from_key(noise)
     model.check(parsed)
