@@ -220,6 +220,14 @@ def test_a_port_that_is_taken(server):
         CloudServer(server.cloud, port=int(server.url.rpartition(":")[2]))
 
 
+def test_a_folder_has_one_server(tmp_path):
+    book = TaskBook(tmp_path)
+    with pytest.raises(InputError, match="another server"):
+        TaskBook(tmp_path)
+    book.close()
+    TaskBook(tmp_path).close()
+
+
 def test_a_folder_that_is_none(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="choose another folder"):

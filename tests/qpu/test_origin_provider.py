@@ -323,8 +323,9 @@ def test_a_chip_that_does_not_exist(server):
     provider = OriginProvider("WK_C999", server.url, timeout=60)
     with pytest.raises(ProviderError, match="resource is null"):
         provider.snapshot()
-    with pytest.raises(NotAcceptedError):
+    with pytest.raises(NotAcceptedError) as caught:
         provider.submit(packed_job(1))
+    assert caught.value.lasting
     provider.close()
 
 
@@ -358,8 +359,11 @@ def test_a_missing_key(monkeypatch):
     for name in origin_process.KEY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(origin_process.importlib.util, "find_spec", lambda name: None if name == "keyring" else 1)
-    with pytest.raises(ProviderError, match="QPEFT_ORIGIN_KEY"):
-        OriginProvider("72", "https://cloud.invalid").snapshot()
+    provider = OriginProvider("72", "https://cloud.invalid")
+    for ask in (provider.snapshot, lambda: provider.submit(packed_job(1)), lambda: provider.poll("T")):
+        with pytest.raises(ProviderError, match="QPEFT_ORIGIN_KEY") as caught:
+            ask()
+        assert type(caught.value) is ProviderError  # nothing that is tried again
     assert origin_process.find_key("http://127.0.0.1:1") == "loopback"
     monkeypatch.setenv("ORIGIN_API_KEY", "other")
     assert origin_process.find_key() == "other"
@@ -369,6 +373,15 @@ def test_a_missing_client(monkeypatch, server):
     monkeypatch.setattr(origin_process.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r'pip install "qpeft\[origin\]"'):
         OriginProvider("72", server.url).snapshot()
+
+
+@pytest.mark.parametrize("info", [{}, {"QubitParams": []}, {"QubitParams": [{}], "adjMatrix": {"0": 3}}, "text", None])
+def test_a_chip_that_cannot_be_meant(monkeypatch, info):
+    provider = OriginProvider("72", "https://cloud.invalid")
+    monkeypatch.setattr(provider._process, "call", lambda name, **arguments: info)
+    for ask in (provider.snapshot, lambda: provider.submit(packed_job(1))):
+        with pytest.raises(ProviderError, match="description of the chip"):
+            ask()
 
 
 @pytest.mark.parametrize(

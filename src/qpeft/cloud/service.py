@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -66,6 +67,9 @@ class VirtualCloud:
             return getattr(self, f"_{endpoint}")(body)
         except (InputError, ValueError, TypeError) as error:
             return wire.refused(str(error))
+        except sqlite3.Error as error:
+            self._tell(f"tasks cannot be kept: {error}")
+            return wire.refused("the service cannot keep tasks now")
 
     def snapshot(self, name: str) -> ChipSnapshot:
         """A chip by its name.
@@ -144,7 +148,10 @@ class VirtualCloud:
                     self._work.wait()
             if task is None:
                 return
-            self._compute(task)
+            try:
+                self._compute(task)
+            except sqlite3.Error as error:  # a full disk: the task stays open and is computed after a restart
+                self._tell(f"task {task.id[:8]}: its result cannot be kept: {error}")
 
     def _compute(self, task: Task) -> None:
         ends = time.monotonic() + self._seconds(task) / self.speed

@@ -11,9 +11,12 @@ import sqlite3
 import threading
 import time
 import uuid
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from qpeft.errors import InputError
 
@@ -27,13 +30,13 @@ CREATE TABLE IF NOT EXISTS tasks (
     batch TEXT NOT NULL,
     n_programs INTEGER NOT NULL,
     shots INTEGER NOT NULL,
-    request TEXT NOT NULL,
+    request BLOB NOT NULL,
     state INTEGER NOT NULL,
     created REAL NOT NULL,
     started REAL,
     ended REAL,
     message TEXT NOT NULL DEFAULT '',
-    answer TEXT
+    answer BLOB
 )
 """
 
@@ -65,19 +68,24 @@ class TaskBook:
         folder: Where ``tasks.sqlite`` is kept; ``None`` keeps tasks in memory.
 
     Raises:
-        InputError: The folder cannot be written, or the file is something else.
+        InputError: The folder cannot be written, another server uses it, or the file is something else.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._lock = threading.RLock()
+        self._owner: FileLock | None = None
         try:
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
+                self._owner = FileLock(folder / "tasks.lock")
+                self._owner.acquire(timeout=0)
             place = ":memory:" if folder is None else str(folder / "tasks.sqlite")
             self._file = sqlite3.connect(place, check_same_thread=False, isolation_level=None)
             self._file.execute("PRAGMA journal_mode=WAL")
             self._file.execute(_SCHEMA)
             self._file.execute("UPDATE tasks SET state = ?, started = NULL WHERE state = ?", (WAITING, COMPUTING))
+        except Timeout:
+            raise InputError(f"another server keeps its tasks in {folder}; choose another folder.") from None
         except (OSError, sqlite3.Error) as error:
             raise InputError(f"the tasks cannot be kept in {folder}: {error}; choose another folder.") from error
 
@@ -85,7 +93,7 @@ class TaskBook:
         """Write a task down; its id."""
         name = uuid.uuid4().hex.upper()
         shots, programs = request["shots"], request["programs"]
-        values = (name, chip, batch, len(programs), shots, json.dumps(request), WAITING, time.time())
+        values = (name, chip, batch, len(programs), shots, _packed(request), WAITING, time.time())
         with self._lock:
             self._file.execute(
                 "INSERT INTO tasks (id, chip, batch, n_programs, shots, request, state, created) "
@@ -105,13 +113,11 @@ class TaskBook:
 
     def request(self, name: str) -> dict[str, Any]:
         """What was handed in."""
-        request: dict[str, Any] = json.loads(self._one("SELECT request FROM tasks WHERE id = ?", name))
-        return request
+        return self._one("SELECT request FROM tasks WHERE id = ?", name)
 
     def answer(self, name: str) -> dict[str, Any]:
         """What came out of a finished task."""
-        answer: dict[str, Any] = json.loads(self._one("SELECT answer FROM tasks WHERE id = ?", name))
-        return answer
+        return self._one("SELECT answer FROM tasks WHERE id = ?", name)
 
     def start_next(self) -> Task | None:
         """Take the oldest task that waits, and mark it as computing."""
@@ -127,11 +133,11 @@ class TaskBook:
     def end(self, name: str, answer: dict[str, Any] | None, message: str = "") -> None:
         """Finish a task with its answer, or fail it with a message; one that was cancelled meanwhile stays so."""
         state = FAILED if answer is None else FINISHED
-        text = None if answer is None else json.dumps(answer)
+        content = None if answer is None else _packed(answer)
         with self._lock:
             self._file.execute(
                 "UPDATE tasks SET state = ?, ended = ?, answer = ?, message = ? WHERE id = ? AND state = ?",
-                (state, time.time(), text, message, name, COMPUTING),
+                (state, time.time(), content, message, name, COMPUTING),
             )
 
     def cancel(self, name: str) -> bool:
@@ -147,11 +153,20 @@ class TaskBook:
     def close(self) -> None:
         with self._lock:
             self._file.close()
+            if self._owner is not None:
+                self._owner.release()
 
     def _rows(self, condition: str, values: tuple[Any, ...]) -> list[Task]:
         with self._lock:
             return [Task(*row) for row in self._file.execute(f"SELECT {_COLUMNS} FROM tasks {condition}", values)]
 
-    def _one(self, query: str, name: str) -> str:
+    def _one(self, query: str, name: str) -> dict[str, Any]:
         with self._lock:
-            return str(self._file.execute(query, (name,)).fetchone()[0])
+            content: bytes = self._file.execute(query, (name,)).fetchone()[0]
+        found: dict[str, Any] = json.loads(zlib.decompress(content))
+        return found
+
+
+def _packed(content: dict[str, Any]) -> bytes:
+    """JSON, compressed: programs and results are long and repetitive."""
+    return zlib.compress(json.dumps(content, separators=(",", ":")).encode(), level=1)

@@ -108,11 +108,17 @@ class OriginProvider:
     def snapshot(self) -> ChipSnapshot:
         """The chip as ``chipInfo`` describes it now."""
         try:
-            info = self._process.call("chip_info")
+            self._snapshot = self._read_chip()
         except (CallFailed, WorkerLost) as error:
-            raise ProviderError(f"{self.name}: the state of the chip cannot be read: {self._said(error)}") from None
-        self._snapshot = ChipSnapshot.from_origin(info)
+            raise ProviderError(f"{self.name}: the state of the chip cannot be read: {self._said(error)}.") from None
         return self._snapshot
+
+    def _read_chip(self) -> ChipSnapshot:
+        info = self._process.call("chip_info")
+        try:
+            return ChipSnapshot.from_origin(info)
+        except InputError as error:
+            raise ProviderError(f"{self.name}: the cloud's description of the chip cannot be used: {error}") from error
 
     def submit(self, submission: Submission) -> str:
         programs = self._programs(submission)
@@ -186,15 +192,18 @@ class OriginProvider:
                 f"{self.name} takes {low} to {high} shots (got {submission.shots}); choose a number in between.",
                 lasting=True,
             )
+        if self._snapshot is None:
+            try:
+                self._snapshot = self._read_chip()
+            except CallFailed as error:
+                lasting = _is_lasting(str(error)) or not error.sent
+                raise NotAcceptedError(f"{self.name}: {self._said(error)}", lasting=lasting) from None
+            except WorkerLost as error:
+                raise NotAcceptedError(f"{self.name}: nothing was handed in: {error}") from None
         try:
-            snapshot = self._snapshot or self.snapshot()
-            return [packed_program(submission, blocks, len(snapshot.qubits)) for blocks in submission.circuits]
+            return [packed_program(submission, blocks, len(self._snapshot.qubits)) for blocks in submission.circuits]
         except InputError as error:
             raise NotAcceptedError(f"{self.name}: {error}", lasting=True) from error
-        except NotAcceptedError:
-            raise
-        except ProviderError as error:
-            raise NotAcceptedError(str(error)) from error
 
     def _query(self, job: str, keys: list[str] | None = None) -> str:
         try:
@@ -213,7 +222,7 @@ class OriginProvider:
             return NotAcceptedError(f"{self.name}: too many requests; {said}")
         if code in (401, 403):
             return NotAcceptedError(f"{self.name}: the key is not accepted; {said}", lasting=True)
-        if code is not None and 400 <= code < 500 and code != 408:
+        if _is_lasting(said) and code is not None:
             return NotAcceptedError(f"{self.name}: the request was refused; {said}", lasting=True)
         if code is None and _CURL in said and _NEVER_SENT.search(said) and not _MAYBE_SENT.search(said):
             return NotAcceptedError(f"{self.name} cannot be reached: {said}")
@@ -223,6 +232,14 @@ class OriginProvider:
 
     def _said(self, error: Exception) -> str:
         return scrub(str(error), self._url).rstrip(".")
+
+
+def _is_lasting(said: str) -> bool:
+    """Whether a request that changes nothing would fail likewise the next time."""
+    status = _STATUS.search(said)
+    if status is None:
+        return _CURL not in said and not _UNREADABLE.search(said)
+    return 400 <= int(status[1]) < 500 and int(status[1]) not in (408, 429)
 
 
 def _check_url(url: str | None) -> None:
