@@ -59,12 +59,12 @@ def find_regions(circuit: Circuit, snapshot: ChipSnapshot) -> list[Region]:
     """
     neighbours = live_graph(snapshot)
     size = circuit.n_qubits
-    sets = connected_sets(neighbours, size, LIMIT)
-    if not sets:
+    if size > snapshot.largest_part():  # beforehand: looking for sets that are not there takes for ever
         raise InputError(
             f"the circuit has {size} qubits, but the largest connected working part of {snapshot.name} has "
             f"{snapshot.largest_part()}; use fewer qubits or another chip."
         )
+    sets = connected_sets(neighbours, size, LIMIT)
     found = []
     for laid in _by_shape(sets, neighbours):
         owner, qubits = laid[:, 0], laid[:, 1:]  # (n_ways,), (n_ways, n_wires)
