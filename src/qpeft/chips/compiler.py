@@ -14,7 +14,7 @@ from functools import lru_cache
 from qpeft.chips.emission import Native, emit, measured_on
 from qpeft.chips.lowering import lower
 from qpeft.chips.metrics import Cost, metrics
-from qpeft.chips.routing import routes
+from qpeft.chips.search import routes
 from qpeft.chips.shapes import Shape, components, shape_of, vertices, ways_onto
 from qpeft.chips.snapshot import ChipSnapshot
 from qpeft.chips.template import NativeTemplate

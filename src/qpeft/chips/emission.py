@@ -197,11 +197,9 @@ class _Writer:
         place_of = dict(zip(step.wires, step.places, strict=True))
         for wire in first.wires:
             self._turn(place_of[wire], *self._runs(wire, first.segment_of(wire)))
-        wire = step.wires[0]
-        c, t = p, q
-        if wire is not None and (wire, first.segment_of(wire)) in self.targets:
-            c, t = q, p
         wire_at = dict(zip(step.places, step.wires, strict=True))
+        left = wire_at[p]
+        c, t = (q, p) if left is not None and (left, first.segment_of(left)) in self.targets else (p, q)
         if step.joined:
             self._join(step, wire_at, c, t)
         elif first.angle is not None and not (c in self.last and t in self.last):

@@ -75,10 +75,10 @@ def write_pulses(events: Sequence[Event], products: Products) -> tuple[tuple[Gat
     def turn_frame(place: int, angle: Affine) -> None:
         value = fixed(angle)
         if value is None:
-            gates.append(Gate("RZ", place, Input(len(angles))))
+            gates.append(Gate("RZ", (place,), Input(len(angles))))
             angles.append(angle)
         elif round(value, DECIMALS):
-            gates.append(Gate("RZ", place, round(value, DECIMALS)))
+            gates.append(Gate("RZ", (place,), round(value, DECIMALS)))
 
     for event, three in zip(events, parts, strict=True):
         place = event[0]
@@ -95,19 +95,19 @@ def write_pulses(events: Sequence[Event], products: Products) -> tuple[tuple[Gat
             frames[place] = plus(before, after)
             continue
         if known == math.pi:
-            gates.append(Gate("RX", place, math.pi))
+            gates.append(Gate("RX", (place,), math.pi))
             frames[place] = plus(plus(constant(math.pi), after), before, -1.0)
         elif known is not None and abs(known) == _QUARTER:
             if place in touched:
                 turn_frame(place, plus(before, constant(-_QUARTER)))
-            gates.append(Gate("RX", place, known))
+            gates.append(Gate("RX", (place,), known))
             frames[place] = plus(after, constant(_QUARTER))
         else:
             if place in touched:
                 turn_frame(place, before)
-            gates.append(Gate("RX", place, _QUARTER))
+            gates.append(Gate("RX", (place,), _QUARTER))
             turn_frame(place, tilt)
-            gates.append(Gate("RX", place, -_QUARTER))
+            gates.append(Gate("RX", (place,), -_QUARTER))
             frames[place] = after
         touched.add(place)
     bind = NativeAngles(products.n_inputs, products.n_weights, tuple(products.runs), tuple(angles))

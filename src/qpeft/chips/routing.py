@@ -1,6 +1,4 @@
-r"""Where the wires of a circuit stand on a small graph, and the swaps that bring its interactions onto edges.
-
-What is searched for is a first placement and an order of interactions and swaps with as few CZ gates as possible:
+r"""What can be done with the wires of a circuit on a small graph, and how many CZ gates it takes.
 
     interaction    its own CZ gates; with the one before it on the same pair, if both wires do nothing else between
                    them but one-qubit gates, 2 CZ for both
@@ -9,18 +7,11 @@ What is searched for is a first placement and an order of interactions and swaps
 
 Interactions of a segment commute, so "before it" and "right after" hold for any of them that is still *open*: none of
 its wires has been swapped since, or has gone on to a later segment. What closes nothing is done at once; what does is
-a move of the search. Up to six wires that is A* from all placements at once, with a lower bound from the longest way
-still to go and from how often two interactions can still be joined; beyond, or if that takes too long, a beam of
-promising states.
-
-Paper (the look-ahead of the beam): Li, Ding and Xie, "Tackling the qubit mapping problem for NISQ-era quantum
-devices", arXiv 1809.02573.
+a choice. :mod:`qpeft.chips.search` makes the choices.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -28,10 +19,6 @@ import numpy as np
 
 from qpeft.chips.lowering import Interaction, Lowered
 
-_EXPANSIONS = 4000
-_SOLUTIONS = 6
-_BEAM = 24
-_PLACEMENTS = 50_000
 _AHEAD = 8
 
 State = tuple[tuple[int, ...], int, int, int]
@@ -66,7 +53,15 @@ class Route:
     cost: int
 
 
-class _Problem:
+class Problem:
+    """A circuit and a graph.
+
+    Args:
+        lowered: The circuit; at most ``n_places`` wires.
+        n_places: Vertices of the graph.
+        edges: Its edges; the graph is connected.
+    """
+
     def __init__(self, lowered: Lowered, n_places: int, edges: Iterable[tuple[int, int]]) -> None:
         self.interactions = lowered.interactions
         self.n_wires = len(lowered.runs)
@@ -92,17 +87,17 @@ class _Problem:
             )
             for mine in self.interactions
         ]
-        self.boundaries = [
-            (wire, segment) for wire, runs in enumerate(lowered.runs) for segment in range(1, len(runs))
-        ]
-        self.passed = [
-            sum(
-                1 << number
-                for number, interaction in enumerate(self.interactions)
-                if wire in interaction.wires and interaction.segment_of(wire) >= segment
-            )
-            for wire, segment in self.boundaries
-        ]
+        self.joinable = sum(1 << number for number, before in enumerate(self.joins) if before is not None)
+        self.doubles = sum(1 << number for number, one in enumerate(self.interactions) if one.n_cz == 2)
+        pairs: dict[tuple[int, int], int] = {}
+        passed: dict[tuple[int, int], int] = {}  # wire, boundary before a segment -> interactions that come after it
+        for number, interaction in enumerate(self.interactions):
+            pairs[interaction.wires] = pairs.get(interaction.wires, 0) | 1 << number
+            for wire in interaction.wires:
+                for segment in range(1, interaction.segment_of(wire) + 1):
+                    passed[wire, segment] = passed.get((wire, segment), 0) | 1 << number
+        self.pairs = list(pairs.items())
+        self.passed = list(passed.values())
 
     def _earlier(self, interaction: Interaction) -> int:
         """Interactions in earlier segments of its wires: they come first, and doing it closes them."""
@@ -117,9 +112,12 @@ class _Problem:
     def can(self, state: State) -> Iterator[int]:
         """Interactions that can be done where the wires are."""
         places, done = state[:2]
-        for number, interaction in enumerate(self.interactions):
-            if not done >> number & 1 and not self.needs[number] & ~done:
-                a, b = interaction.wires
+        left = self.all & ~done
+        while left:
+            number = (left & -left).bit_length() - 1
+            left &= left - 1
+            if not self.needs[number] & ~done:
+                a, b = self.interactions[number].wires
                 if self.distance[places[a]][places[b]] == 1:
                     yield number
 
@@ -195,15 +193,15 @@ class _Problem:
         two segments on both of their wires.
         """
         places, done = state[:2]
-        least, longest, pairs = 0, 1, 0
-        for number, interaction in enumerate(self.interactions):
-            if not done >> number & 1:
-                a, b = interaction.wires
-                least += interaction.n_cz
+        left = self.all & ~done
+        longest = 1
+        for (a, b), mask in self.pairs:
+            if left & mask:
                 longest = max(longest, self.distance[places[a]][places[b]])
-                pairs += self.joins[number] is not None
-        free = sum(not done & passed for passed in self.passed)
-        return least - 2 * min(pairs, free // 2) + longest - 1
+        joins = (left & self.joinable).bit_count()
+        free = len([0 for passed in self.passed if not done & passed])
+        cz = left.bit_count() + (left & self.doubles).bit_count()
+        return cz - 2 * min(joins, free // 2) + longest - 1
 
     def outlook(self, state: State) -> float:
         """How far the next interactions are from done, the front most of all."""
@@ -232,141 +230,3 @@ def _distances(n: int, edges: Sequence[tuple[int, int]]) -> list[list[int]]:
     for via in range(n):
         distance = np.minimum(distance, distance[:, via : via + 1] + distance[via : via + 1, :])
     return [[int(value) for value in row] for row in distance]
-
-
-Trace = tuple["Trace | None", tuple[int | Swap, ...]]
-
-
-def _unfold(trace: Trace | None) -> list[int | Swap]:
-    parts: list[tuple[int | Swap, ...]] = []
-    while trace is not None:
-        trace, steps = trace
-        parts.append(steps)
-    return [step for part in reversed(parts) for step in part]
-
-
-def _route(start: tuple[int, ...], trace: Trace, cost: int) -> Route:
-    steps = _unfold(trace)
-    merged = {step.merged for step in steps if isinstance(step, Swap)}
-    return Route(start, tuple(step for step in steps if step not in merged), cost)
-
-
-def routes(lowered: Lowered, n_places: int, edges: Iterable[tuple[int, int]]) -> list[Route]:
-    """Good routes of a circuit on a connected graph, all with the fewest CZ gates that were found.
-
-    Args:
-        lowered: The circuit; at most ``n_places`` wires.
-        n_places: Vertices of the graph.
-        edges: Its edges.
-    """
-    problem = _Problem(lowered, n_places, edges)
-    starts = _placements(problem)
-    found = _exact(problem, starts) if problem.n_wires <= 6 else []
-    return found or _beam(problem, starts)
-
-
-def _placements(problem: _Problem) -> list[tuple[int, ...]]:
-    """First placements, those with short ways first."""
-    n, k = problem.n_wires, problem.n_places
-    count = 1
-    for factor in range(k, k - n, -1):
-        count *= factor
-    every: Iterable[tuple[int, ...]] = itertools.permutations(range(k), n)
-    if count > _PLACEMENTS:
-        random = np.random.default_rng(0)
-        every = [tuple(int(p) for p in random.permutation(k)[:n]) for _ in range(_PLACEMENTS // 5)]
-    table = np.array(list(every))  # (placements, wires)
-    distance = np.array(problem.distance)
-    ways = np.zeros(len(table))
-    for number, interaction in enumerate(problem.interactions):
-        a, b = interaction.wires
-        ways += (distance[table[:, a], table[:, b]] - 1) / (1 + number / 8)  # the first matter most
-    order = np.argsort(ways, kind="stable")
-    return [tuple(int(place) for place in table[row]) for row in order[:_EXPANSIONS]]
-
-
-def _exact(problem: _Problem, starts: Sequence[tuple[int, ...]]) -> list[Route]:
-    """A* for the fewest CZ gates; empty where it takes too long."""
-    count = itertools.count()
-    heap: list[tuple[int, int, int, int, State, tuple[int, ...], Trace]] = []
-    for start in starts:
-        cost, state, steps = problem.begin(start)
-        bound = cost + problem.remaining(state)
-        heapq.heappush(heap, (bound, -state[1].bit_count(), next(count), cost, state, start, (None, steps)))
-    best: dict[State, int] = {}
-    found: list[Route] = []
-    expansions = 0
-    while heap and len(found) < _SOLUTIONS:
-        bound, _, _, cost, state, start, trace = heapq.heappop(heap)
-        if found and bound > found[0].cost:
-            break
-        if state[1] == problem.all:
-            found.append(_route(start, trace, cost))
-            continue
-        if best.get(state, cost + 1) <= cost:
-            continue
-        best[state] = cost
-        expansions += 1
-        if expansions > _EXPANSIONS:
-            break
-        for price, after, steps in problem.moves(state):
-            total = cost + price
-            if best.get(after, total + 1) > total:
-                ahead = total + problem.remaining(after)
-                entry = (ahead, -after[1].bit_count(), next(count), total, after, start, (trace, steps))
-                heapq.heappush(heap, entry)
-    return found
-
-
-Entry = tuple[float, int, State, tuple[int, ...], Trace]
-
-
-def _beam(problem: _Problem, starts: Sequence[tuple[int, ...]]) -> list[Route]:
-    """The most promising states, one move after the other."""
-    level: list[Entry] = []
-    for start in starts:
-        cost, state, steps = problem.begin(start)
-        level.append(
-            (cost + problem.remaining(state) + 2.0 * problem.outlook(state), cost, state, start, (None, steps))
-        )
-    level = sorted(level, key=lambda entry: entry[0])[:_BEAM]
-    found: list[Route] = []
-    seen: set[State] = set()
-    stuck = 0
-    while not found:
-        found = [_route(start, trace, cost) for _, cost, state, start, trace in level if state[1] == problem.all]
-        following: dict[State, Entry] = {}
-        for _, cost, state, start, trace in level:
-            for price, after, steps in problem.moves(state):
-                if after in seen:
-                    continue
-                total = cost + price
-                score = total + problem.remaining(after) + 2.0 * problem.outlook(after)
-                if after not in following or following[after][0] > score:
-                    following[after] = (score, total, after, start, (trace, steps))
-        ranked = sorted(following.values(), key=lambda entry: entry[0])[:_BEAM]
-        stuck = 0 if _progress(ranked) > _progress(level) else stuck + 1
-        if not found and (not ranked or stuck > 2 * problem.n_places):
-            return [_walk(problem, level[0])]
-        seen.update(entry[2] for entry in ranked)
-        level = ranked
-    least = min(route.cost for route in found)
-    return [route for route in found if route.cost == least][:_SOLUTIONS]
-
-
-def _progress(level: Sequence[Entry]) -> int:
-    return max((entry[2][1].bit_count() for entry in level), default=0)
-
-
-def _walk(problem: _Problem, entry: Entry) -> Route:
-    """Finish from a state without looking ahead: bring the first waiting pair together, do it, then the next."""
-    _, cost, state, start, trace = entry
-    while state[1] != problem.all:
-        number = problem.front(state[1])[0]
-        a, b = problem.interactions[number].wires
-        way = problem.distance[state[0][a]][state[0][b]]
-        for price, after, steps in problem.moves(state):
-            if after[1] >> number & 1 or problem.distance[after[0][a]][after[0][b]] < way:
-                state, cost, trace = after, cost + price, (trace, steps)
-                break
-    return _route(start, trace, cost)
