@@ -20,6 +20,8 @@ from qpeft.qpu.reading import LedgerReader
 from qpeft.qpu.schema import HELD, State
 from qpeft.qpu.storage import FILE
 
+_SHOWN = 20
+
 
 def list_runs(folder: Path, as_json: bool) -> None:
     if not folder.is_dir():
@@ -74,18 +76,23 @@ def show(folder: Path, events: bool, as_json: bool) -> None:
         print_json(record)
         return
     table = _table("batch >", "purpose", "asked >", "shots >", "created", title=str(folder))
-    for batch in batches:
+    for batch in batches[-_SHOWN:]:
         table.add_row(
             str(batch["id"]), batch["purpose"], number(batch["asked"]), number(batch["shots"]), _when(batch["created"])
         )
     results.print(table)
     table = _table("job >", "batch >", "state", "circuits >", "tries >", "vendor's id", "provider", "note")
+    shown = {job.id for job in jobs[-_SHOWN:]}
     for job in jobs:
+        if job.id not in shown and job.state is State.DONE:
+            continue
         table.add_row(
             str(job.id), str(job.batch), job.state.value, number(len(job.positions)), str(job.attempts),
             job.job or "", job.provider, job.note,
         )  # fmt: skip
     results.print(table)
+    if max(len(batches), len(jobs)) > _SHOWN:
+        notes.print(f"the last {_SHOWN} batches and jobs, and jobs that are not done; --json shows all")
     for event in happened:
         job = "" if event["submission"] is None else f" job {event['submission']}"
         results.print(f"{_when(event['at'])}{job} {event['kind']}: {event['detail']}", markup=False)

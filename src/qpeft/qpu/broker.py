@@ -35,6 +35,9 @@ from qpeft.qpu.watching import Watches
 
 logger = logging.getLogger(__name__)
 
+REMIND = 600.0
+"""Seconds after which the user is told what is waited for."""
+
 
 class Broker:
     """Runs batches of circuits on a provider.
@@ -255,6 +258,7 @@ class Broker:
         groups = self._groups(desk, batch)
         self._check_budget(desk, batch, groups)
         began = may_send = time.monotonic()
+        remind = began + REMIND
         refused: Job | None = None
         spent: BudgetSpent | None = None
         while groups or watches:
@@ -265,6 +269,9 @@ class Broker:
                     "Open jobs stay there; start the same command again, or fetch them with: qpeft qpu resume "
                     f"{self.ledger.folder}"
                 )
+            if now >= remind:
+                self._say(f"still waiting for {desk.name}: {watches.names}. Ctrl-C stops; the same command goes on.")
+                remind = now + REMIND
             room = bool(groups) and len(watches) < self.policy.in_flight
             if room and now >= may_send:
                 try:

@@ -10,7 +10,7 @@ from qpeft.chips import NativeTemplate
 from qpeft.errors import InputError
 from qpeft.qpu.protocol import Block, Caps, Counts
 from qpeft.qpu.reading import Batch
-from qpeft.qpu.records import Placed, canonical, digest, rounded, write_circuit, write_template
+from qpeft.qpu.records import Placed, canonical, check_no_credentials, digest, rounded, write_circuit, write_template
 
 SENT_ONCE = frozenset({"evaluation", "calibration"})
 """Purposes for which equal circuits of a batch are sent once. For others each copy gets shots of its own."""
@@ -59,7 +59,7 @@ class Request:
 
         Raises:
             InputError: Shots out of range, packed circuits where the provider cannot, blocks on the same qubits, a
-                wrong number of angles, or options that are no JSON values.
+                wrong number of angles, or options that are no JSON values or hold a credential.
         """
         if isinstance(shots, bool) or not isinstance(shots, int) or not caps.min_shots <= shots <= caps.max_shots:
             raise InputError(
@@ -68,6 +68,7 @@ class Request:
             )
         if not purpose:
             raise InputError("a batch needs a purpose, such as 'evaluation'.")
+        check_no_credentials(options)
         placed = rounded(circuits, len(templates))
         _check_places(templates, placed, caps, provider)
         texts = tuple(write_template(template) for template in templates)
