@@ -29,11 +29,11 @@ def test_it_is_the_exact_inverse_where_all_outcomes_were_seen(k):
 
 def test_outcomes_never_seen_stay_empty_and_each_row_sums_to_one():
     counts = torch.zeros(1, 2**12, dtype=torch.int64)
-    counts[0, [0, 5, 4095]] = torch.tensor([700, 40, 260])
+    counts[0, [0, 4094, 4095]] = torch.tensor([700, 40, 260])
     quasi = m3_correct(counts, _matrices(12))
-    assert quasi.nonzero()[:, 1].tolist() == [0, 5, 4095]
+    assert quasi.nonzero()[:, 1].tolist() == [0, 4094, 4095]
     assert float(quasi.sum()) == pytest.approx(1, abs=1e-6)  # solved in single precision
-    assert float(quasi[0, 4095]) > 0.26  # ones are lost more often than zeros
+    assert float(quasi[0, 4095]) > 0.27  # some of its shots were read as 4094
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The Qiskit provider on simulators in this process: Aer, fake chips, other backends and samplers."""
 
+import time
+
 import pytest
 import torch
 from circuit_set import answer, chain, plain_template, submission
@@ -47,6 +49,15 @@ def test_equal_seeds_give_equal_counts_and_rows_differ(torino):
         other = answer(provider, submission([native(2, 0, 1)], [torch.full((4, 2), 1.0)], shots=300, seed=6))
         assert any(not torch.equal(a[0], b[0]) for a, b in zip(first, other, strict=True))
         assert any(not torch.equal(first[0][0], row[0]) for row in first[1:])  # the same angles, but shots of its own
+
+
+def test_rows_without_angles_are_all_run(torino):
+    """Aer's sampler by itself runs a circuit without parameters once and fills the other rows with zeros."""
+    gates = (Gate("RX", 0, HALF), Gate("RX", 0, HALF))
+    template = NativeTemplate(Circuit(2, gates), chain(torino.snapshot(), 2), (0, 1), lambda inputs, weights: inputs)
+    for provider in (QiskitProvider("aer"), torino):
+        counts = answer(provider, submission([template], [torch.zeros(3, 0)], shots=100))
+        assert [int(blocks[0].argmax()) for blocks in counts] == [0b10] * 3
 
 
 def test_circuits_are_compiled_onto_their_own_qubits_once(torino):
@@ -108,39 +119,32 @@ def test_circuits_that_do_not_fit_the_chip_are_refused(torino):
         compile_blocks([native(2, 0, 1), native(1, 1)], torino._engine.target)
 
 
-def test_blocks_side_by_side_equal_blocks_by_themselves(torino):
-    """A backend that is not known to be a simulator gets whole circuits; Aer runs the blocks apart."""
+def test_blocks_side_by_side_equal_blocks_by_themselves():
+    """A backend that is not known to be a simulator gets whole circuits; on a fake chip the blocks run apart."""
     from qiskit.primitives import BackendSamplerV2
     from qiskit_aer import AerSimulator
 
+    from qpeft.qpu.providers.qiskit_chip import fake_backend
+
     class Machine(AerSimulator):
-        """A stranger to us: another vendor's backend, which happens to answer like Torino."""
+        """A stranger: another vendor's backend, which happens to answer like Manila."""
 
     Machine.__module__ = "vendor.machine"
-    machine = Machine.from_backend(torino._backend if not isinstance(torino._backend, str) else _fake("fake_torino"))
-    machine.set_options(seed_simulator=11, method="density_matrix")
-    stranger = QiskitProvider(BackendSamplerV2(backend=machine))
+    machine = Machine.from_backend(fake_backend("fake_manila"))
+    machine.set_options(seed_simulator=11)
+    stranger, manila = QiskitProvider(BackendSamplerV2(backend=machine)), QiskitProvider("fake_manila")
     assert stranger._engine.side_by_side
-    assert not torino._engine.side_by_side
+    assert not manila._engine.side_by_side
     assert stranger.caps().paid
-    chip = torino.snapshot()
-    first = chain(chip, 2)
-    second = chain(chip, 2, taken=frozenset(first))
-    templates = [native(2, *first), native(2, *second)]
+    templates = [native(2, 1, 0), native(2, 3, 4)]
     angles = [torch.tensor([[0.4, 1.1], [2.0, 0.3]]), torch.tensor([[1.3, 0.2], [0.1, 2.9]])]
     shots = 4000
     together = answer(stranger, submission(templates, angles, shots))
-    apart = answer(torino, submission(templates, angles, shots))
+    apart = answer(manila, submission(templates, angles, shots))
     for a, b in zip(together, apart, strict=True):
         for left, right in zip(a, b, strict=True):
             p = (left + right) / (2 * shots)
             assert ((left - right).abs() <= 5 * (2 * shots * p * (1 - p)).sqrt() + 3).all()
-
-
-def _fake(name):
-    from qpeft.qpu.providers.qiskit_chip import fake_backend
-
-    return fake_backend(name)
 
 
 def test_samplers_and_backends_of_all_kinds():
@@ -190,7 +194,7 @@ def test_a_simulation_that_fails_says_so():
     provider = QiskitProvider(Broken())
     handle = provider.submit(submission([native(1, 0)], [torch.zeros(1, 1)], shots=5))
     while (state := provider.poll(handle)) in (JobState.QUEUED, JobState.RUNNING):
-        pass
+        time.sleep(0.002)
     assert state is JobState.FAILED
     with pytest.raises(ProviderError, match="ZeroDivisionError"):
         provider.fetch(handle)

@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from qpeft.chips import ChipSnapshot
 from qpeft.errors import InputError, MissingDependencyError
 from qpeft.qpu.protocol import (
@@ -41,6 +43,7 @@ from qpeft.qpu.providers.qiskit_circuits import Compiled, compile_blocks
 from qpeft.qpu.providers.qiskit_ibm import TOKEN, IBMJobs, ibm_sampler, open_ibm_backend
 from qpeft.qpu.providers.qiskit_jobs import Jobs, LocalJobs
 from qpeft.qpu.providers.qiskit_pubs import Pub, Register, plan_pubs, read_answer, write_answer
+from qpeft.qpu.providers.qiskit_simulated import ChipSampler
 
 _EXECUTIONS = 10_000_000  # circuits times shots of one IBM job; answers of local jobs stay below some 100 MB with it
 _SEEDS = 2**31 - 1
@@ -107,8 +110,8 @@ class QiskitProvider:
         pubs = []
         for pub in plan:
             compiled = self._compile(submission, pub)
-            values = pub.values[:, compiled.columns] if compiled.columns.size else pub.values[:, :0]
-            pubs.append((compiled.circuit, values))
+            values = np.pad(pub.values, ((0, 0), (0, 1)))  # (rows, P + 1)
+            pubs.append((compiled.circuit, values[:, compiled.columns]))
         try:
             return engine.jobs.submit(
                 pubs, submission.shots, submission.token, submission.seed % _SEEDS, submission.options
@@ -231,10 +234,13 @@ def _aer_package() -> Any:
 
 def _aer(backend: Any, n_qubits: int) -> _Engine:
     aer = _aer_package()
-    simulator = backend if isinstance(backend, aer.AerSimulator) else aer.AerSimulator.from_backend(backend)
+    sampler: Callable[[int], Any]
+    if isinstance(backend, aer.AerSimulator):
 
-    def sampler(seed: int) -> Any:
-        return aer.primitives.SamplerV2.from_backend(simulator, seed=seed)
+        def sampler(seed: int) -> Any:
+            return aer.primitives.SamplerV2.from_backend(backend, seed=seed)
+    else:
+        sampler = ChipSampler(backend.target).seeded
 
     caps = Caps(
         max_circuits=1000, min_shots=1, max_shots=1_000_000, packs=True, finds=True, paid=False, seeded=True,

@@ -18,11 +18,16 @@ from qpeft.errors import InputError
 from qpeft.qpu.protocol import NotAcceptedError
 
 _NAMES = {"CNOT": "cx"}  # the other gates have their own names in small letters
+# What simulators are given: Aer 0.18 leaves out controlled rotations whose angle is a parameter, without a word.
+_SIMULATED = ["h", "x", "y", "z", "s", "sdg", "t", "tdg", "rx", "ry", "rz", "cx", "cz", "swap"]
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A Qiskit circuit in the backend's gates, and which column of a PUB's values each of its parameters takes."""
+    """A Qiskit circuit in the backend's gates, and which column of a PUB's values each of its parameters takes.
+
+    The column after the last angle holds zeros.
+    """
 
     circuit: Any
     columns: np.ndarray
@@ -33,15 +38,15 @@ def compile_blocks(templates: Sequence[NativeTemplate], target: Any) -> Compiled
 
     Args:
         templates: On disjoint qubits; each gets a register ``b0``, ``b1``, ...
-        target: Qiskit ``Target`` with a coupling map, or ``None`` for a simulator that takes any gate anywhere; the
-            circuit then has only the wires it needs.
+        target: Qiskit ``Target`` with a coupling map, or ``None`` for a simulator that takes gates between any qubits;
+            the circuit then has only the wires it needs.
 
     Raises:
         InputError: Qubits used twice, or beyond the chip.
         NotAcceptedError: The backend has no gate where the templates need one.
     """
     from qiskit import ClassicalRegister, QuantumCircuit
-    from qiskit.circuit import ParameterVector
+    from qiskit.circuit import Parameter, ParameterVector
 
     used = [qubit for template in templates for qubit in template.qubits]
     if len(set(used)) != len(used):
@@ -54,6 +59,11 @@ def compile_blocks(templates: Sequence[NativeTemplate], target: Any) -> Compiled
     place = {qubit: qubit if target is not None else i for i, qubit in enumerate(used)}
     registers = [ClassicalRegister(len(template.qubits), f"b{r}") for r, template in enumerate(templates)]
     circuit = QuantumCircuit(len(used) if target is None else target.num_qubits)
+    # Samplers differ in what rows of no parameter mean (Aer runs them once and leaves zeros), so there is always one:
+    # a turn about Z by 0, which does nothing to |0> and takes no time.
+    zero = Parameter("zero")
+    if not any(template.circuit.n_inputs for template in templates):
+        circuit.rz(zero, place[used[0]])
     vectors = []
     for r, template in enumerate(templates):
         circuit.add_register(registers[r])
@@ -65,8 +75,8 @@ def compile_blocks(templates: Sequence[NativeTemplate], target: Any) -> Compiled
     for register, template in zip(registers, templates, strict=True):
         for wire, qubit in enumerate(template.qubits):
             circuit.measure(place[qubit], register[len(template.qubits) - 1 - wire])
-    compiled = circuit if target is None else _in_native_gates(circuit, target)
-    column = {parameter: i for i, parameter in enumerate(p for vector in vectors for p in vector)}
+    compiled = _in_native_gates(circuit, target)
+    column = {parameter: i for i, parameter in enumerate([*(p for vector in vectors for p in vector), zero])}
     return Compiled(compiled, np.array([column[p] for p in compiled.parameters], dtype=np.int64))
 
 
@@ -88,14 +98,16 @@ def _in_native_gates(circuit: Any, target: Any) -> Any:
 
     # Level 1 would also cancel pairs of CZ, which are there on purpose where noise is amplified; level 0 alone would
     # play two pulses for every RX.
+    gates: dict[str, Any] = {"basis_gates": _SIMULATED} if target is None else {"target": target}
     passes = generate_preset_pass_manager(
         optimization_level=0,
-        target=target,
         initial_layout=list(range(circuit.num_qubits)),
         routing_method="none",
         seed_transpiler=0,
+        **gates,
     )
-    passes.optimization = PassManager([Optimize1qGatesDecomposition(target=target)])
+    if target is not None:
+        passes.optimization = PassManager([Optimize1qGatesDecomposition(target=target)])
     try:
         compiled = passes.run(circuit)
     except QiskitError as error:
