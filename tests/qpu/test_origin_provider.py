@@ -348,6 +348,21 @@ def _done(provider, job):
     return task
 
 
+def test_the_key_does_not_travel_unencrypted(monkeypatch):
+    """Without a URL, the client itself chooses http:// for keys of the old kind."""
+    provider = OriginProvider("72", timeout=60)
+    provider._snapshot = grid_chip()
+    with pytest.raises(NotAcceptedError, match="would send this key unencrypted") as caught:
+        provider.submit(packed_job(1))
+    assert caught.value.lasting
+    with pytest.raises(ProviderError, match="would send this key unencrypted"):
+        provider.snapshot()
+    provider.close()
+    monkeypatch.delenv("http_proxy", raising=False)
+    monkeypatch.setenv("QPEFT_ORIGIN_ALLOW_HTTP", "1")
+    assert "http_proxy" not in OriginProvider("72", "http://cloud.example.org")._process._environment()
+
+
 def test_messages_are_scrubbed(monkeypatch):
     monkeypatch.setenv("QPEFT_ORIGIN_KEY", KEY)
     text = f"header Authorization: oqcs_auth={KEY} and {KEY}; oqcs_auth=another"

@@ -41,7 +41,15 @@ from qpeft.qpu.providers.origin_answer import (
     state_of,
     usage_of,
 )
-from qpeft.qpu.providers.origin_process import CallFailed, OriginProcess, WorkerLost, is_loopback, scrub
+from qpeft.qpu.providers.origin_process import (
+    DEAD_END,
+    HTTP_VARIABLE,
+    CallFailed,
+    OriginProcess,
+    WorkerLost,
+    is_loopback,
+    scrub,
+)
 from qpeft.qpu.providers.origin_program import packed_program
 
 URL_VARIABLE = "QPEFT_ORIGIN_URL"
@@ -78,19 +86,29 @@ class OriginProvider:
         url: Of the service; default ``QPEFT_ORIGIN_URL`` in the environment, else the one that the key names.
         timeout: Seconds that one call may take; the client itself gives up after 60.
         point_label: Working area of the chip.
+        allow_http: Let the key travel unencrypted; default ``QPEFT_ORIGIN_ALLOW_HTTP=1`` in the environment, else not.
+            To this machine it always may.
 
     Raises:
         InputError: A URL that is none, or one that would send the key unencrypted to another machine.
     """
 
-    def __init__(self, chip: str = "72", url: str | None = None, timeout: float = 75.0, point_label: int = 1) -> None:
+    def __init__(
+        self,
+        chip: str = "72",
+        url: str | None = None,
+        timeout: float = 75.0,
+        point_label: int = 1,
+        allow_http: bool | None = None,
+    ) -> None:
         self._chip = str(chip)
         self._url = (url or os.environ.get(URL_VARIABLE) or "").rstrip("/") or None
-        _check_url(self._url)
+        allowed = os.environ.get(HTTP_VARIABLE) == "1" if allow_http is None else allow_http
+        _check_url(self._url, allowed)
         if not timeout > 0:
             raise InputError(f"timeout must be a positive number of seconds (got {timeout!r}).")
         self._point_label = point_label
-        self._process = OriginProcess(self._chip, self._url, timeout)
+        self._process = OriginProcess(self._chip, self._url, timeout, allowed)
         self._snapshot: ChipSnapshot | None = None
 
     def __repr__(self) -> str:
@@ -196,8 +214,9 @@ class OriginProvider:
             try:
                 self._snapshot = self._read_chip()
             except CallFailed as error:
-                lasting = _is_lasting(str(error)) or not error.sent
-                raise NotAcceptedError(f"{self.name}: {self._said(error)}", lasting=lasting) from None
+                said = self._said(error)
+                lasting = _is_lasting(said) or not error.sent
+                raise NotAcceptedError(f"{self.name}: {said}", lasting=lasting) from None
             except WorkerLost as error:
                 raise NotAcceptedError(f"{self.name}: nothing was handed in: {error}") from None
         try:
@@ -224,6 +243,8 @@ class OriginProvider:
             return NotAcceptedError(f"{self.name}: the key is not accepted; {said}", lasting=True)
         if _is_lasting(said) and code is not None:
             return NotAcceptedError(f"{self.name}: the request was refused; {said}", lasting=True)
+        if DEAD_END in said and not is_loopback(self._url):
+            return NotAcceptedError(f"{self.name}: {said}", lasting=True)
         if code is None and _CURL in said and _NEVER_SENT.search(said) and not _MAYBE_SENT.search(said):
             return NotAcceptedError(f"{self.name} cannot be reached: {said}")
         if code is None and _CURL not in said and not _UNREADABLE.search(said):
@@ -231,7 +252,13 @@ class OriginProvider:
         return UnknownOutcome(f"{self.name}: {said}; the cloud may have taken the task.")
 
     def _said(self, error: Exception) -> str:
-        return scrub(str(error), self._url).rstrip(".")
+        said = scrub(str(error), self._url).rstrip(".")
+        if DEAD_END in said and not is_loopback(self._url):
+            said = (
+                f"without {URL_VARIABLE} the client would send this key unencrypted, so nothing was sent; "
+                f"set {URL_VARIABLE} to an https:// address, or {HTTP_VARIABLE}=1 to allow it ({DEAD_END})"
+            )
+        return said
 
 
 def _is_lasting(said: str) -> bool:
@@ -242,7 +269,7 @@ def _is_lasting(said: str) -> bool:
     return 400 <= int(status[1]) < 500 and int(status[1]) not in (408, 429)
 
 
-def _check_url(url: str | None) -> None:
+def _check_url(url: str | None, allow_http: bool) -> None:
     if url is None:
         return
     parts = urlsplit(url)
@@ -250,5 +277,5 @@ def _check_url(url: str | None) -> None:
         raise InputError(f"{url!r} is not the URL of a cloud; write https://host or http://127.0.0.1:port.")
     if parts.username or parts.password:
         raise InputError(f"the URL holds a name or a password; put the key into {URL_VARIABLE[:-3]}KEY instead.")
-    if parts.scheme == "http" and not is_loopback(url):
-        raise InputError(f"{url} would send the key unencrypted; use https:// (http:// is for 127.0.0.1 only).")
+    if parts.scheme == "http" and not is_loopback(url) and not allow_http:
+        raise InputError(f"{url} would send the key unencrypted; use https://, or set {HTTP_VARIABLE}=1.")

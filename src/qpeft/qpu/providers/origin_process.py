@@ -27,6 +27,8 @@ from qpeft.errors import MissingDependencyError
 from qpeft.qpu.protocol import ProviderError
 
 KEY_VARIABLES = ("QPEFT_ORIGIN_KEY", "ORIGIN_API_KEY")
+HTTP_VARIABLE = "QPEFT_ORIGIN_ALLOW_HTTP"
+DEAD_END = "127.0.0.1 port 9"  # where requests without encryption end: the port to discard things, as a proxy
 START_SECONDS = 120.0  # importing the client takes 1 to 3 s, much longer on a machine that is busy
 
 _LONGEST_MESSAGE = 400
@@ -99,14 +101,16 @@ class OriginProcess:
 
     Args:
         chip: Name of the chip at Origin.
-        url: Of the service, or ``None`` for the one that belongs to the key.
+        url: Of the service, or ``None`` for the one that the client chooses by the key.
         timeout: Seconds that one call may take.
+        allow_http: Whether requests may leave this machine unencrypted.
     """
 
-    def __init__(self, chip: str, url: str | None, timeout: float) -> None:
+    def __init__(self, chip: str, url: str | None, timeout: float, allow_http: bool = False) -> None:
         self._chip = chip
         self._url = url
         self._timeout = timeout
+        self._allow_http = allow_http
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._process: subprocess.Popen[str] | None = None
@@ -144,7 +148,6 @@ class OriginProcess:
         key = find_key(self._url)
         # -P: this folder holds files called like packages (qiskit.py) and must not be searched for them.
         script = Path(__file__).with_name("origin_worker.py")
-        environment = {name: value for name, value in os.environ.items() if name not in KEY_VARIABLES}
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(script)],
             stdin=subprocess.PIPE,
@@ -152,7 +155,7 @@ class OriginProcess:
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
-            env=environment,
+            env=self._environment(),
         )
         self._answers = queue.SimpleQueue()
         threading.Thread(target=_read, args=(self._process, self._answers), daemon=True).start()
@@ -164,6 +167,19 @@ class OriginProcess:
             raise CallFailed(str(error), sent=False) from None
         except WorkerLost as error:
             raise CallFailed(f"the process of Origin's client did not start: {error}", sent=False) from None
+
+    def _environment(self) -> dict[str, str]:
+        """Without the key, and with proxies that keep it from travelling unencrypted.
+
+        With a key of the old kind, and no URL, the client itself chooses an address that begins with ``http://``.
+        """
+        environment = {name: value for name, value in os.environ.items() if name not in KEY_VARIABLES}
+        if not self._allow_http:
+            host, _, port = DEAD_END.partition(" port ")
+            environment["http_proxy"] = f"http://{host}:{port}"
+        keep = environment.get("no_proxy", environment.get("NO_PROXY", ""))
+        environment["no_proxy"] = ",".join(filter(None, [keep, "127.0.0.1,localhost,::1"]))
+        return environment
 
     def _ask(self, name: str, limit: float, arguments: dict[str, Any]) -> Any:
         process = self._process
