@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
 import sys
+import zlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -51,10 +53,9 @@ class LoopbackWorld:
 
     def books(self) -> Counter[str]:
         """How often the server took each program."""
-        import json
-
         tasks = self._rows("SELECT request FROM tasks")
-        return Counter(program for (request,) in tasks for program in json.loads(request)["programs"])
+        requests = [json.loads(zlib.decompress(request)) for (request,) in tasks]
+        return Counter(program for request in requests for program in request["programs"])
 
     def compare(self, answers: list[Any], batch: int) -> None:
         """Each answer that the ledger keeps is still what the server says of that very job."""

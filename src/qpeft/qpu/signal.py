@@ -135,8 +135,9 @@ def advise(
 
     Example:
         >>> advice = advise(lambda n, L: 0.9 ** (n * L), 8, 8, shots=1000, max_shots=10_000)
-        >>> advice.survives, advice.options[0]
-        (False, Option(n_qubits=6, n_layers=5, signal=0.04239115827521624, shots=5009))
+        >>> best = advice.options[0]
+        >>> advice.survives, best.n_qubits, best.n_layers, best.shots
+        (False, 4, 8, 7634)
     """
     if shots < 1:
         raise InputError(f"shots must be 1 or more (got {shots}).")
