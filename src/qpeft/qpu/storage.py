@@ -79,8 +79,8 @@ class Store:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise InputError(
-                f"{folder} is in use by another run, which writes its ledger: wait for it to end, or use another "
-                "folder (`qpeft qpu show` works meanwhile)."
+                f"{folder} is in use by another run, which writes its ledger: wait for it to end, close the broker or "
+                "executor that has it, or use another folder (`qpeft qpu show` works meanwhile)."
             ) from error
         except OSError as error:
             raise InputError(
