@@ -23,7 +23,7 @@ from qpeft.chips.turns import Affine, Turn
 from qpeft.errors import InputError
 
 DECIMALS = 8  # what OriginIR writes
-_NOWHERE = 1e-24
+_ASIDE = 1e-8
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class NativeAngles:
     def __call__(self, inputs: Tensor, weights: Tensor) -> Tensor:
         """Native angles ``(batch, n_angles)`` in (-π, π], float64, rounded to 8 decimals.
 
-        Gradients pass through the rounding as if it were not there. Where a run of several turns happens to be a plain
-        RZ or a half turn, S and D are not unique and their gradients are 0.
+        Differentiable for inputs and weights; angles that carry a gradient, which only a simulator can use, are not
+        rounded.
 
         Args:
             inputs: ``(batch, n_inputs)``.
@@ -71,10 +71,8 @@ class NativeAngles:
         angles = features @ self._matrix.to(device)  # (batch, angles)
         if not bool(torch.isfinite(angles).all()):
             raise InputError("an angle of the circuit is NaN or infinite; look at its inputs and weights.")
-        turns = torch.ceil((angles.detach() - math.pi) / (2 * math.pi))
-        wrapped = angles - 2 * math.pi * turns
-        rounded = torch.round(wrapped.detach(), decimals=DECIMALS) + 0.0
-        return (wrapped - wrapped.detach()) + rounded
+        wrapped = angles - 2 * math.pi * torch.ceil((angles.detach() - math.pi) / (2 * math.pi))
+        return wrapped if wrapped.requires_grad else torch.round(wrapped, decimals=DECIMALS) + 0.0
 
     def products(self, features: Tensor) -> Tensor:
         """All features ``(batch, n_features + 3 n_runs)`` from 1, inputs and weights ``(batch, n_features)``."""
@@ -135,8 +133,12 @@ def _euler(turns: Tensor) -> Tensor:
             w, x, y, z = c * w - s * y, c * x + s * z, c * y + s * w, c * z - s * x
         else:
             w, x, y, z = c * w - s * z, c * x - s * y, c * y + s * x, c * z + s * w
-    tilt = 2 * torch.atan2(_length(x, y), _length(w, z))
-    return torch.stack([_direction(z, w), _direction(-x, y), tilt], dim=-1)
+    # At T = 0 and T = π one of the angles is not defined. A step aside of 1e-8 is less than what rounding changes, and
+    # gives all three the derivatives that make that of the product right.
+    y = torch.where(x * x + y * y < _ASIDE**2, y + 2 * _ASIDE, y)
+    w = torch.where(w * w + z * z < _ASIDE**2, w + 2 * _ASIDE, w)
+    tilt = 2 * torch.atan2(torch.hypot(x, y), torch.hypot(w, z))
+    return torch.stack([torch.atan2(z, w), torch.atan2(-x, y), tilt], dim=-1)
 
 
 def _dense(rows: Sequence[Affine], n_features: int) -> Tensor:
@@ -145,19 +147,6 @@ def _dense(rows: Sequence[Affine], n_features: int) -> Tensor:
         for feature, value in row.items():
             matrix[feature, column] = value
     return matrix
-
-
-def _direction(sine: Tensor, cosine: Tensor) -> Tensor:
-    """atan2 with the value and the gradient 0 where both arguments vanish."""
-    nowhere = sine * sine + cosine * cosine < _NOWHERE
-    return torch.atan2(torch.where(nowhere, 0.0, sine), torch.where(nowhere, 1.0, cosine))
-
-
-def _length(first: Tensor, second: Tensor) -> Tensor:
-    """√(a² + b²) with the gradient 0 where it vanishes."""
-    square = first * first + second * second
-    nowhere = square < _NOWHERE
-    return torch.where(nowhere, 0.0, torch.where(nowhere, 1.0, square).sqrt())
 
 
 def constant_tilts(runs: Sequence[tuple[Turn, ...]], n_inputs: int, n_weights: int) -> list[float | None]:

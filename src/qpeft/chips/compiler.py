@@ -46,7 +46,7 @@ def compile_circuit(circuit: Circuit, snapshot: ChipSnapshot, qubits: Sequence[i
         >>> from qpeft.circuits import qtha_block
         >>> template = compile_circuit(qtha_block(4, 1), load_chip("wukong-72-ideal"), (0, 1, 6, 7))
         >>> sum(gate.name == "CZ" for gate in template.circuit.gates)
-        16
+        10
     """
     return _compile(circuit, snapshot, tuple(qubits))
 

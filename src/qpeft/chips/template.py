@@ -36,5 +36,11 @@ class NativeTemplate:
     bind: Callable[[Tensor, Tensor], Tensor] = field(compare=False, repr=False)
 
     def angles(self, inputs: Tensor, weights: Tensor) -> Tensor:
-        """Native angles ``(batch, n_angles)``, float64 radians, of inputs ``(batch, n_inputs)`` and weights."""
+        """Native angles ``(batch, n_angles)`` of inputs ``(batch, n_inputs)`` and weights ``(n_weights,)``.
+
+        Float64 radians in (-π, π], rounded to 8 decimals unless they carry a gradient.
+
+        Raises:
+            InputError: A shape that does not fit, or an angle that is NaN or infinite.
+        """
         return self.bind(inputs, weights)
