@@ -24,14 +24,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from qpeft.circuits import Circuit, Gate, Input, Weight
-from qpeft.circuits.parameters import weights_as_inputs
+from qpeft.circuits import Circuit
+from qpeft.circuits.parameters import occurrences, separated, sources, weights_as_inputs
 from qpeft.errors import InputError
 from qpeft.simulators import run
 from qpeft.simulators.bases import settings
@@ -118,7 +117,7 @@ def count_shift_circuits(circuit: Circuit) -> int:
         >>> count_shift_circuits(qtha_block(n_qubits=4, n_layers=4))
         224
     """
-    return sum(len(SHIFT_RULES[gate.name]) for gate in _occurrences(circuit))
+    return sum(len(SHIFT_RULES[gate.name]) for gate in occurrences(circuit))
 
 
 def shift_gradient(
@@ -158,19 +157,19 @@ def shift_gradient(
             f"the cotangent must have the shape ({batch}, {circuit.n_observables}) (got {tuple(cotangent.shape)}); "
             f"give one number per expectation."
         )
-    occurrences = _occurrences(circuit)
+    gates = occurrences(circuit)
     inputs, weights = inputs.detach(), weights.detach().to(inputs.dtype)
-    to_inputs, to_weights = _sources(circuit, occurrences, inputs)
+    to_inputs, to_weights = sources(circuit, inputs)
     angles = inputs @ to_inputs.t() + to_weights @ weights  # (batch, occurrences)
 
-    terms = [(place, *term) for place, gate in enumerate(occurrences) for term in SHIFT_RULES[gate.name]]
-    shifts = angles.new_zeros(len(terms), len(occurrences))
-    rule = angles.new_zeros(len(occurrences), len(terms))
+    terms = [(place, *term) for place, gate in enumerate(gates) for term in SHIFT_RULES[gate.name]]
+    shifts = angles.new_zeros(len(terms), len(gates))
+    rule = angles.new_zeros(len(gates), len(terms))
     for row, (place, coefficient, shift) in enumerate(terms):
         shifts[row, place] = shift
         rule[place, row] = coefficient
     shifted = (angles + shifts[:, None]).flatten(0, 1)  # (terms * batch, occurrences)
-    values = evaluate(_separated(circuit), shifted, weights.new_zeros(0)).detach()
+    values = evaluate(separated(circuit), shifted, weights.new_zeros(0)).detach()
     values = values.view(len(terms), batch, circuit.n_observables).to(angles.dtype)
 
     if cotangent is not None:
@@ -229,29 +228,3 @@ def spsa_gradient(
     slopes = torch.einsum("dbm,bm->db", plus - minus, cotangent.detach().to(angles.dtype)) / (2 * step)
     found = torch.einsum("db,dba->ba", slopes, signs) / n_directions
     return ShiftGradient(found[:, : circuit.n_inputs], found[:, circuit.n_inputs :].sum(0))
-
-
-def _occurrences(circuit: Circuit) -> list[Gate]:
-    return [gate for gate in circuit.gates if isinstance(gate.angle, (Input, Weight))]
-
-
-def _sources(circuit: Circuit, occurrences: list[Gate], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Angles of occurrences as linear maps of the inputs and of the weights: (occurrences, n) each."""
-    to_inputs = like.new_zeros(len(occurrences), circuit.n_inputs)
-    to_weights = like.new_zeros(len(occurrences), circuit.n_weights)
-    for place, gate in enumerate(occurrences):
-        assert isinstance(gate.angle, (Input, Weight))
-        (to_inputs if isinstance(gate.angle, Input) else to_weights)[place, gate.angle.index] = gate.angle.scale
-    return to_inputs, to_weights
-
-
-def _separated(circuit: Circuit) -> Circuit:
-    """The circuit with an input of its own for every occurrence."""
-    gates = []
-    n_inputs = 0
-    for gate in circuit.gates:
-        if isinstance(gate.angle, (Input, Weight)):
-            gate = replace(gate, angle=Input(n_inputs))
-            n_inputs += 1
-        gates.append(gate)
-    return replace(circuit, gates=tuple(gates))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from qpeft.chips import ChipSnapshot, NativeTemplate
 from qpeft.chips.compiler import compile_circuit
 from qpeft.circuits import Circuit, Gate
 from qpeft.qpu.mitigation import AffineFit, readout_flips
-from qpeft.qpu.plans import Regions, native_angles
+from qpeft.qpu.plans import Regions
 from qpeft.qpu.protocol import Block, Counts
 
 Send = Callable[[Sequence[NativeTemplate], Sequence[tuple[Block, ...]]], Counts]
@@ -39,7 +38,7 @@ class Calibration:
     name: str
     made: float
     flips: dict[int, Tensor]
-    fits: dict[tuple[Any, ...], list[AffineFit]] = field(default_factory=dict)
+    fits: dict[str, list[AffineFit]] = field(default_factory=dict)
 
     def of(self, template: NativeTemplate) -> Tensor | None:
         """Flip probabilities of a template's wires, ``(k, 2)``, or ``None``."""
@@ -82,4 +81,4 @@ def _prepared(snapshot: ChipSnapshot, qubits: tuple[int, ...], bit: int) -> Nati
 
 
 def _constant_angles(template: NativeTemplate) -> tuple[float, ...]:
-    return tuple(native_angles(template, torch.zeros(1, 0), torch.zeros(0))[0].tolist())
+    return tuple(template.angles(torch.zeros(1, 0), torch.zeros(0))[0].tolist())

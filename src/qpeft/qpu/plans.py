@@ -1,17 +1,15 @@
 """Where a circuit runs on a chip: regions, and a compiled template for every measurement basis and region.
 
-Regions are chosen once for circuits with the same gates on the same wires, whatever their angles come from: a circuit
-and the shifted circuits of its gradient stand at the same places, under the same calibration.
+What is compiled is the circuit with an angle of its own for every gate. So a circuit and the shifted circuits of its
+gradient have the same pulses at the same places and the same calibration, and differ in angles alone.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from qpeft.chips import ChipSnapshot, NativeTemplate
@@ -19,10 +17,9 @@ from qpeft.chips.compiler import compile_circuit
 from qpeft.chips.packing import Layout, plan_layout
 from qpeft.chips.virtual import VirtualChip
 from qpeft.circuits import Circuit, Observable
+from qpeft.circuits.parameters import separated, sources
 from qpeft.qpu.protocol import Block, Counts
 from qpeft.simulators.bases import Setting, rotated, settings
-
-_ANGLE_DECIMALS = 8  # what programs for vendors hold
 
 Regions = tuple[tuple[int, ...], ...]
 """Qubits of the chip in each region."""
@@ -37,14 +34,14 @@ class Plan:
         settings: Its measurement bases.
         templates: ``[setting][region]``; they measure Z.
         layout: The regions, best first, and which row runs where.
-        shape: Gates, wires and observables without angles: what noise does to a circuit depends on little else.
+        shape: Key of what was compiled; equal for circuits that differ only in where angles come from.
     """
 
     circuit: Circuit
     settings: tuple[Setting, ...]
     templates: tuple[tuple[NativeTemplate, ...], ...]
     layout: Layout
-    shape: tuple[Any, ...]
+    shape: str
 
     @property
     def regions(self) -> Regions:
@@ -68,18 +65,23 @@ class Plan:
 
     def pack(self, inputs: Tensor, weights: Tensor, step: int) -> list[tuple[Block, ...]]:
         """Packed circuits of rows ``(rows, n_inputs)``, setting by setting; templates are numbered alike."""
-        rows = len(inputs)
+        rows, free = len(inputs), self._free(inputs.detach(), weights.detach())
         assigned = self.layout.assign(rows, step)
         homes = self.rows_by_region(rows, step)
         circuits = []
         for place, templates in enumerate(self.templates):
             blocks: dict[int, Block] = {}
             for region, own in enumerate(homes):
-                angles = native_angles(templates[region], inputs[own], weights).tolist()
+                angles = templates[region].angles(free[own], free.new_zeros(0)).tolist()
                 number = place * len(templates) + region
                 blocks.update((row, Block(number, tuple(each))) for row, each in zip(own, angles, strict=True))
             circuits += [tuple(blocks[row] for row, _ in circuit) for circuit in assigned]
         return circuits
+
+    def _free(self, inputs: Tensor, weights: Tensor) -> Tensor:
+        """Angles of all gates, ``(rows, occurrences)``, float64; differentiable."""
+        to_inputs, to_weights = sources(self.circuit, inputs.detach().double())
+        return inputs.double() @ to_inputs.T + to_weights @ weights.double()
 
     def unpack(self, answer: Counts, rows: int, step: int) -> list[list[Tensor]]:
         """Counts ``[setting][row]`` from the answer to :meth:`pack`."""
@@ -99,21 +101,14 @@ class Plan:
         Returns:
             ``(rows, n_observables)`` in the dtype of the inputs.
         """
-        out = inputs.new_empty(len(inputs), self.circuit.n_observables)
+        out, free = inputs.new_empty(len(inputs), self.circuit.n_observables), self._free(inputs, weights)
         for setting, templates in zip(self.settings, self.templates, strict=True):
             template = templates[region]
-            angles = template.angles(inputs, weights).to(inputs.dtype)  # (rows, n_angles)
+            angles = template.angles(free, free.new_zeros(0))  # (rows, n_angles)
             beside = [other for place, other in enumerate(templates) if place != region]
             read = _diagonal(self.circuit, setting)
-            out[:, list(setting.places)] = chip.expectations(template, angles, read, beside, readout)
+            out[:, list(setting.places)] = chip.expectations(template, angles, read, beside, readout).to(out.dtype)
         return out
-
-
-def native_angles(template: NativeTemplate, inputs: Tensor, weights: Tensor) -> Tensor:
-    """Native angles as they are sent: from -π to π, with the decimals that programs hold, ``(rows, n_angles)``."""
-    angles = template.angles(inputs.detach().double(), weights.detach().double())
-    # RZ(θ + 2π) is RZ(θ) up to a phase of the whole state.
-    return (angles - 2 * math.pi * torch.round(angles / (2 * math.pi))).round(decimals=_ANGLE_DECIMALS)
 
 
 def _diagonal(circuit: Circuit, setting: Setting) -> tuple[Observable, ...]:
@@ -133,7 +128,6 @@ class Planner:
         self.options = dict(options)
         self._chip = ""
         self._plans: dict[str, Plan] = {}
-        self._layouts: dict[tuple[Any, ...], Layout] = {}
 
     def plan(self, circuit: Circuit, snapshot: ChipSnapshot) -> Plan:
         """The plan of a circuit on a chip.
@@ -142,9 +136,12 @@ class Planner:
             InputError: The circuit fits nowhere.
         """
         if snapshot.id != self._chip:
-            self._chip, self._plans, self._layouts = snapshot.id, {}, {}
+            self._chip, self._plans = snapshot.id, {}
         if circuit.key not in self._plans:
-            self._plans[circuit.key] = self._make(circuit, snapshot)
+            free = separated(circuit)
+            if free.key not in self._plans:
+                self._plans[free.key] = self._make(free, snapshot)
+            self._plans[circuit.key] = replace(self._plans[free.key], circuit=circuit)
         return self._plans[circuit.key]
 
     def _make(self, circuit: Circuit, snapshot: ChipSnapshot) -> Plan:
@@ -152,11 +149,7 @@ class Planner:
         measured = [
             replace(rotated(circuit.key, setting.wires), observables=_diagonal(circuit, setting)) for setting in bases
         ]
-        gates = tuple((gate.name, gate.wires) for gate in circuit.gates)
-        shape = circuit.n_qubits, gates, circuit.observables
-        if shape not in self._layouts:
-            self._layouts[shape] = plan_layout(measured[0], snapshot, **self.options)
-        layout = self._layouts[shape]
+        layout = plan_layout(measured[0], snapshot, **self.options)
         places = [template.qubits for template in layout.templates]
-        templates = tuple(tuple(compile_circuit(basis, snapshot, qubits) for qubits in places) for basis in measured)
-        return Plan(circuit, bases, templates, layout, shape)
+        more = (tuple(compile_circuit(basis, snapshot, qubits) for qubits in places) for basis in measured[1:])
+        return Plan(circuit, bases, (layout.templates, *more), layout, circuit.key)
