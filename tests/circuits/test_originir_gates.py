@@ -62,11 +62,20 @@ MATRICES = {
     "U3": u3(0.3, 0.7, -1.1),
     "U4": turn(Z, 0.7) @ turn(Y, -1.1) @ turn(Z, 0.4),
     "ISWAP": np.array([[1, 0, 0, 0], [0, 0, 1j, 0], [0, 1j, 0, 0], [0, 0, 0, 1]]),
+    "SQISWAP": np.array(
+        [
+            [1, 0, 0, 0],
+            [0, math.sqrt(0.5), 1j * math.sqrt(0.5), 0],
+            [0, 1j * math.sqrt(0.5), math.sqrt(0.5), 0],
+            [0, 0, 0, 1],
+        ]
+    ),
     "CP": np.diag([1, 1, 1, np.exp(0.3j)]),
     "CR": np.diag([1, 1, 1, np.exp(0.3j)]),
     "RXX": turn(np.kron(X, X), 0.3),
     "RYY": turn(np.kron(Y, Y), 0.3),
     "RZZ": turn(np.kron(Z, Z), 0.3),
+    "RZX": turn(np.kron(Z, X), 0.3),
 }
 
 

@@ -15,10 +15,10 @@ _QUARTER = math.pi / 2
 
 EXTENDED: dict[str, tuple[int, int, Callable[[Sequence[int], Sequence[float]], list[Gate]]]] = {
     "I": (1, 0, lambda q, a: []),
-    "ECHO": (1, 0, lambda q, a: []),
     "X1": (1, 0, lambda q, a: [Gate("RX", (q[0],), _QUARTER)]),
     "Y1": (1, 0, lambda q, a: [Gate("RY", (q[0],), _QUARTER)]),
     "Z1": (1, 0, lambda q, a: [Gate("RZ", (q[0],), _QUARTER)]),
+    "ECHO": (1, 1, lambda q, a: []),
     "IDLE": (1, 1, lambda q, a: []),
     "U1": (1, 1, lambda q, a: [Gate("RZ", (q[0],), a[0])]),
     "P": (1, 1, lambda q, a: [Gate("RZ", (q[0],), a[0])]),
@@ -27,11 +27,13 @@ EXTENDED: dict[str, tuple[int, int, Callable[[Sequence[int], Sequence[float]], l
     "U3": (1, 3, lambda q, a: _euler(q[0], a[0], a[1], a[2])),
     "U4": (1, 4, lambda q, a: _euler(q[0], a[2], a[1], a[3])),
     "ISWAP": (2, 0, lambda q, a: _iswap(q[0], q[1])),
+    "SQISWAP": (2, 0, lambda q, a: [*_between("H", q, -_QUARTER / 2), *_between("RX", q, -_QUARTER / 2)]),
     "CP": (2, 1, lambda q, a: _controlled_phase(q[0], q[1], a[0])),
     "CR": (2, 1, lambda q, a: _controlled_phase(q[0], q[1], a[0])),
     "RXX": (2, 1, lambda q, a: _between("H", q, a[0])),
     "RYY": (2, 1, lambda q, a: _between("RX", q, a[0])),
     "RZZ": (2, 1, lambda q, a: _between(None, q, a[0])),
+    "RZX": (2, 1, lambda q, a: [Gate("H", (q[1],)), *_between(None, q, a[0]), Gate("H", (q[1],))]),
 }
 """Name -> number of qubits, number of angles, and what the gate consists of, first gate first."""
 
