@@ -20,7 +20,8 @@ import time
 
 import torch
 
-from qpeft.chips import ChipSnapshot, Coupler, Layout, Qubit, load_chip, plan_layout
+from qpeft.chips import ChipSnapshot, Coupler, Layout, Qubit, load_chip, metrics, plan_layout
+from qpeft.chips.regions import find_regions
 from qpeft.chips.virtual import VirtualChip
 from qpeft.circuits import qtha_block, simplified_two_design
 from qpeft.qpu.protocol import Block
@@ -78,20 +79,33 @@ def table(seeds: int, exact: bool) -> None:
 
 
 def blocks(name: str) -> None:
-    """Blocks and fidelities of a ring and of a chain of four on one chip."""
+    """Places and blocks of a ring and of a chain of four on one chip, by the shape that they stand on."""
     snapshot = load_chip(name)
     live = {coupler.qubits for coupler in snapshot.live_couplers}
-    print("| circuit | buffer | blocks | on squares | CZ | expected fidelity | circuits for 1,000 samples |")
-    print("|---|---|---|---|---|---|---|")
-    for label, circuit in (("QTHA n=4 L=1 (ring)", qtha_block(4, 1)), ("chain n=4 L=1", simplified_two_design(4, 1))):
-        for buffer in (0, 1):
-            layout = plan_layout(circuit, snapshot, buffer=buffer)
-            inside = [sum(set(pair) <= set(t.qubits) for pair in live) for t in layout.templates]
-            cz = sorted({sum(gate.name == "CZ" for gate in t.circuit.gates) for t in layout.templates})
+
+    def shape(qubits: tuple[int, ...]) -> str:
+        inside = [pair for pair in live if set(pair) <= set(qubits)]
+        if len(inside) == 4:
+            return "square"
+        return "star" if any(sum(qubit in pair for pair in inside) == 3 for qubit in qubits) else "path"
+
+    print("| circuit | shape | places | CZ | ns | median fidelity | blocks, buffer 0 | buffer 1 |")
+    print("|---|---|---|---|---|---|---|---|")
+    for label, circuit in (("ring (QTHA)", qtha_block(4, 1)), ("chain", simplified_two_design(4, 1))):
+        layouts = [plan_layout(circuit, snapshot, buffer=buffer) for buffer in (0, 1)]
+        standing = [[shape(template.qubits) for template in layout.templates] for layout in layouts]
+        regions = find_regions(circuit, snapshot)
+        for kind in ("square", "path", "star"):
+            here = [region for region in regions if shape(region.template.qubits) == kind]
+            cost = [metrics(region.template, snapshot) for region in here]
+            print(f"| {label} | {kind} | {len(here)} | {statistics.mode(c.n_cz for c in cost)} | "
+                  f"{statistics.median(c.duration_ns for c in cost):.0f} | "
+                  f"{statistics.median(c.expected_fidelity for c in cost):.2f} | "
+                  f"{' | '.join(str(kinds.count(kind)) for kinds in standing)} |")  # fmt: skip
+        for layout in layouts:
             low, middle, high = min(layout.scores), statistics.median(layout.scores), max(layout.scores)
-            print(f"| {label} | {buffer} | {layout.n_blocks} | {sum(n >= 4 for n in inside)} | "
-                  f"{', '.join(map(str, cz))} | {low:.2f} to {high:.2f}, median {middle:.2f} | "
-                  f"{layout.n_circuits(1000)} |")  # fmt: skip
+            print(f"{label}, buffer {layout.buffer}: {layout.n_blocks} blocks, fidelity {low:.2f} to {high:.2f}, "
+                  f"median {middle:.2f}; 1,000 samples in {layout.n_circuits(1000)} circuits")  # fmt: skip
 
 
 def crosstalk(name: str, rows: int, shots: int) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from qpeft.errors import MissingDependencyError
 
-ROUNDS = 150
+ROUNDS = 300
 """Patches that are cleared and filled again after each greedy start."""
 
 
@@ -104,11 +104,12 @@ def choose_greedily(places: Places, restarts: int, seed: int) -> list[int]:
     best: list[int] = []
     for _ in range(restarts):
         chosen = _fill(places, [], random)
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             again = _fill(places, _clear(places, chosen, random), random)
-            if places.merit(again) >= places.merit(chosen):
+            wander = number < ROUNDS // 2 and len(again) == len(chosen)  # first look for room, whatever its value
+            if wander or places.merit(again) >= places.merit(chosen):
                 chosen = again
-        best = max(best, chosen, key=places.merit)
+            best = max(best, chosen, key=places.merit)
     return best
 
 
