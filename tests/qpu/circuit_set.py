@@ -1,5 +1,6 @@
 """One fixed set of circuits for all ways to run them: random ones over every gate, and the circuit of QTHA."""
 
+import itertools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from qpeft.qpu.protocol import Block, JobState, Submission
 from qpeft.simulators import run
 
 ROWS = 3
+_TOKENS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,14 @@ def plain_template(circuit: Circuit, qubits: tuple[int, ...]) -> NativeTemplate:
 
 
 def submission(
-    templates: list[NativeTemplate], angles: list[Tensor], shots: int, seed: int = 1, token: str = "token"
+    templates: list[NativeTemplate], angles: list[Tensor], shots: int, seed: int = 1, token: str | None = None
 ) -> Submission:
     """One circuit per row, with one block for every template; ``angles`` are ``(rows, n_angles)`` of each template."""
     circuits = tuple(
         tuple(Block(t, tuple(round(float(a), 8) for a in rows[i])) for t, rows in enumerate(angles))
         for i in range(len(angles[0]))
     )
-    return Submission(tuple(templates), circuits, shots, token, seed)
+    return Submission(tuple(templates), circuits, shots, token or f"token-{next(_TOKENS)}", seed)
 
 
 def answer(provider: Any, job: Submission) -> list[list[Tensor]]:

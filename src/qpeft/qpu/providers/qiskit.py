@@ -234,19 +234,19 @@ def _aer_package() -> Any:
 
 def _aer(backend: Any, n_qubits: int) -> _Engine:
     aer = _aer_package()
+    target, chip = _chip(backend, n_qubits)
     sampler: Callable[[int], Any]
     if isinstance(backend, aer.AerSimulator):
 
         def sampler(seed: int) -> Any:
             return aer.primitives.SamplerV2.from_backend(backend, seed=seed)
     else:
-        sampler = ChipSampler(backend.target).seeded
+        sampler = ChipSampler(backend.target, chip).seeded
 
     caps = Caps(
         max_circuits=1000, min_shots=1, max_shots=1_000_000, packs=True, finds=True, paid=False, seeded=True,
         max_executions=_EXECUTIONS,
     )  # fmt: skip
-    target, chip = _chip(backend, n_qubits)
     return _Engine(LocalJobs(sampler), target, lambda: chip, caps, side_by_side=False)
 
 

@@ -82,7 +82,7 @@ def write_answer(registers: Sequence[Mapping[str, Register]], side_by_side: bool
     }
     arrays = {f"{p}/{name}": register.data for p, pub in enumerate(registers) for name, register in pub.items()}
     file = io.BytesIO()
-    np.savez_compressed(file, manifest=np.array(json.dumps(manifest)), **arrays)
+    np.savez_compressed(file, manifest=np.array(json.dumps(manifest)), **arrays)  # type: ignore[arg-type]
     return file.getvalue()
 
 

@@ -12,19 +12,25 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
+from qpeft.chips import ChipSnapshot
+
 _STEP = 1_000_003  # between the seeds of PUBs; Aer's own, between rows, are 2113 apart
 _SEEDS = 2**31 - 1
 
 
 class ChipSampler:
-    """Aer with the noise of a chip, as Qiskit's ``NoiseModel.from_backend`` makes it from a target.
+    """Aer with the noise of a chip: gates as Aer's ``NoiseModel.from_backend`` makes them, readout from the snapshot.
+
+    A target has one readout error for both outcomes; the snapshot has both where the calibration states them.
 
     Args:
         target: Of the chip. Circuits are in its gates, on its physical qubits.
+        chip: Its snapshot.
     """
 
-    def __init__(self, target: Any) -> None:
+    def __init__(self, target: Any, chip: ChipSnapshot) -> None:
         self._target = target
+        self._chip = chip
         self._simulators: dict[tuple[int, ...], Any] = {}
         self._worker = ThreadPoolExecutor(max_workers=1)
 
@@ -39,10 +45,23 @@ class ChipSampler:
         for i, (circuit, values) in enumerate(pubs):
             qubits, small = without_idle_qubits(circuit)
             if qubits not in self._simulators:
-                self._simulators[qubits] = _simulator(part_of(self._target, qubits))
+                self._simulators[qubits] = self._simulator(qubits)
             sampler = SamplerV2.from_backend(self._simulators[qubits], seed=(seed + i * _STEP) % _SEEDS)
             results.append(sampler.run([(small, values)], shots=shots).result()[0])
         return results
+
+    def _simulator(self, qubits: tuple[int, ...]) -> Any:
+        from qiskit_aer import AerSimulator
+        from qiskit_aer.noise import NoiseModel
+
+        target = part_of(self._target, qubits)
+        names = list(target.operation_names)
+        backend = SimpleNamespace(version=2, operation_names=names, target=target, dt=target.dt)
+        noise = NoiseModel.from_backend(backend, readout_error=False)
+        for i, qubit in enumerate(self._chip.qubits[q] for q in qubits):
+            read = [[1 - qubit.p10, qubit.p10], [qubit.p01, 1 - qubit.p01]]  # [prepared][read]
+            noise.add_readout_error(read, [i])
+        return AerSimulator(noise_model=noise)
 
 
 class _Seeded:
@@ -108,12 +127,3 @@ def part_of(target: Any, qubits: tuple[int, ...]) -> Any:
         if kept:
             part.add_instruction(target.operation_from_name(name), kept, name=name)
     return part
-
-
-def _simulator(target: Any) -> Any:
-    from qiskit_aer import AerSimulator
-    from qiskit_aer.noise import NoiseModel
-
-    names = list(target.operation_names)
-    backend = SimpleNamespace(version=2, operation_names=names, target=target, dt=target.dt)
-    return AerSimulator(noise_model=NoiseModel.from_backend(backend))
