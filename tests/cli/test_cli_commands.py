@@ -248,3 +248,53 @@ def test_a_moved_base_is_named(qpeft, write_recipe, tmp_path):
     said = qpeft("eval", tmp_path / "run", "--task", "arithmetic", "--limit", "1")
     assert said.code == 2
     assert str(base) in said.err
+
+
+QUANTUM = {"method": "qtha", "r": 2, "arch": "quantum", "target_modules": ["q_proj"]}
+MEASURED = {"task": "arithmetic", "limit": 2, "batch_size": 2, "max_new_tokens": 3}
+
+
+def test_a_run_is_estimated_then_measured_on_the_virtual_chip(qpeft, write_recipe, tmp_path):
+    path = write_recipe(adapter=QUANTUM, evaluation=MEASURED, training__max_steps=1)
+    chip = ("--executor", "virtual-wukong", "--shots", "200", "--tokens", "last")
+    before = qpeft("estimate", path, *chip, "--json").json
+    assert {part["what"] for part in before["parts"]} >= {"training, forward", "evaluation, answers"}
+    assert qpeft("train", path, "--quiet").code == 0
+    run = tmp_path / "run"
+    known = qpeft("estimate", run, *chip, "--json").json
+    assert {part["what"] for part in known["parts"]} == {"evaluation, prompts", "evaluation, answers"}
+    assert known["advice"]
+    found = qpeft("eval", run, *chip, "--json").json["execution"]
+    rows = sum(found["rows"].values())
+    assert 0 < rows <= known["total"]["circuits"]
+    assert found["executor"] == "virtual:wukong-72"
+    assert rows == sum(layer["chip"] for layer in found["layers"].values())
+    shown = qpeft("qpu", "show", run)
+    assert shown.code == 0
+    assert "virtual:wukong-72" in shown.out
+
+
+def test_an_evaluation_is_exact_unless_a_chip_is_named(qpeft, write_recipe, tmp_path):
+    path = write_recipe(
+        adapter=QUANTUM, evaluation=MEASURED, training__max_steps=1, execution={"executor": "origin", "shots": 200}
+    )
+    assert qpeft("train", path, "execution.executor=exact", "--quiet").code == 0
+    assert "execution" not in qpeft("eval", tmp_path / "run", "--json").json
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("eval", "{run}", "--shots", "200"), "--shots does nothing without --executor"),
+        (("eval", "{run}", "--executor", "wukong"), "unknown executor 'wukong'"),
+        (("eval", "{run}", "--executor", "virtual-wukong", "--chip", "none.json"), "none.json"),
+        (("eval", "{run}", "--executor", "virtual-wukong"), "the model has no circuits"),
+        (("estimate", "{run}"), "the simulator costs nothing"),
+        (("estimate", "{run}", "--executor", "virtual-wukong"), "the model has no circuits"),
+        (("demo", "--executor", "origin"), "the demo runs on virtual-wukong"),
+    ],
+)
+def test_wrong_flags_about_chips_are_told_in_one_sentence(qpeft, finished, command, message):
+    said = qpeft(*(word.format(run=finished) for word in command))
+    assert said.code == 2
+    assert message in said.err

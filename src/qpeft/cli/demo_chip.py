@@ -59,6 +59,7 @@ def run(
             f"the demo runs on {EXECUTOR} (got {executor!r}); for a real chip: "
             f"qpeft eval {source} --executor {executor} --limit 20"
         )
+    calm_libraries()
     chip = chip or CHIP
     settings = {"chip": chip, "shots": shots, "limit": limit or (8 if quick else 60), "quick": quick}
     _open_folder(output, settings, overwrite)
@@ -128,6 +129,7 @@ def _study(output: Path, source: Path, settings: dict[str, Any]) -> dict[str, An
     rows = catch_rows(opened.model, texts, n_rows=48, layers=chosen or None)
     snapshot, circuit = load_chip(settings["chip"]), rows[0].circuit
     layout = plan_layout(circuit, snapshot)
+    (output / "plots").mkdir(exist_ok=True)
     plot_layout(layout, snapshot, output / "plots" / "chip.png")
     signals = [expected_signals(template, snapshot) for template in layout.templates]
     expected = sum(sum(each) / len(each) for each in signals) / len(signals)
@@ -184,7 +186,6 @@ def _solve(output: Path, source: Path, settings: dict[str, Any]) -> dict[str, di
     if all(arms.values()):
         notes.print("[dim]done before[/]")
         return {name: arm for name, arm in arms.items() if arm}
-    calm_libraries()
     opened, reference = _open(source, 16, seed=2)
     section, data = opened.recipe.evaluation, opened.recipe.data
     examples = held_out_examples(data.model_copy(update={"test": "arithmetic"}), settings["limit"], 0)

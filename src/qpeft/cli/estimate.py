@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.table import Table
 
@@ -16,8 +16,9 @@ from qpeft.cli.tables import number
 from qpeft.errors import InputError, MissingDependencyError
 
 if TYPE_CHECKING:
+    from qpeft.chips import ChipSnapshot
     from qpeft.circuits import Circuit
-    from qpeft.qpu.protocol import Provider
+    from qpeft.qpu.protocol import Caps
     from qpeft.qpu.settings import ExecutionSettings
 
 
@@ -35,18 +36,19 @@ def run(target: Path, overrides: list[str], limit: int | None, execution: Mappin
         raise InputError("the simulator costs nothing: name a chip with --executor, as origin or virtual-wukong")
     calm_libraries()
     with Steps() as say:
-        calls = workload(recipe, limit, say)
+        trained = (target / "result.json").is_file()  # then only the evaluation is still to come
+        calls = workload(recipe, limit, training=not trained, say=say)
         say("planning")
-        provider = _open(settings)
-        parts, advice = _price(calls, settings, provider, recipe)
+        chip = _ask(settings)
+        parts, advice = _price(calls, settings, chip, recipe)
     total = parts[0][1]
     for _, part in parts[1:]:
         total += part
     if as_json:
         print_json({"parts": [{"what": what, **asdict(part)} for what, part in parts], "total": asdict(total),
-                    "executor": provider.name, "advice": advice})  # fmt: skip
+                    "executor": chip.name, "advice": advice})  # fmt: skip
         return
-    table = Table(caption=f"{provider.name}, {settings.shots} shots, tokens: {settings.tokens}, at most")
+    table = Table(caption=f"{chip.name}, {settings.shots} shots, tokens: {settings.tokens}, at most")
     for head in ("", "circuits", "packed", "jobs", "time of the chip", "price"):
         table.add_column(head, justify="right" if head else "left")
     for what, part in [*parts, ("in all", total)]:
@@ -62,24 +64,34 @@ def _cells(part: Any) -> tuple[str, ...]:
     return (number(part.circuits), number(part.packed), number(part.jobs), duration(part.chip_seconds), price)
 
 
-def _open(settings: ExecutionSettings) -> Provider:
-    """The provider; where it cannot be asked without an account, the virtual chip, whose limits are Origin's."""
+class _Chip(NamedTuple):
+    """What the estimate needs to know of a provider."""
+
+    name: str
+    caps: Caps
+    snapshot: ChipSnapshot
+
+
+def _ask(settings: ExecutionSettings) -> _Chip:
+    """Limits and state of the chip. Origin's cannot be asked without a key, and then the preset has to do."""
+    from qpeft.chips import load_chip
     from qpeft.qpu.protocol import ProviderError
     from qpeft.qpu.providers import open_provider
 
+    provider = open_provider(settings.executor, **settings.provider_settings)
     try:
-        provider = open_provider(settings.executor, **settings.provider_settings)
-        provider.snapshot()
-        return provider
+        return _Chip(provider.name, provider.caps(), provider.snapshot())
     except (InputError, MissingDependencyError, ProviderError) as error:
         if settings.executor != "origin":
             raise
-        notes.print(f"[yellow]{error} So this is estimated with the virtual chip wukong-72, which has its limits.[/]")
-        return open_provider("virtual-wukong")
+        notes.print(f"[yellow]{error} Until then the state of the chip is that of the preset wukong-72.[/]")
+        return _Chip(provider.name, provider.caps(), load_chip("wukong-72"))
+    finally:
+        provider.close()
 
 
 def _price(
-    calls: list[Any], settings: ExecutionSettings, provider: Provider, recipe: Any
+    calls: list[Any], settings: ExecutionSettings, chip: _Chip, recipe: Any
 ) -> tuple[list[tuple[str, Any]], list[str]]:
     """An estimate for every kind of call, and sentences about layout and signal."""
     from qpeft.adapters import QTHAConfig
@@ -88,7 +100,7 @@ def _price(
     from qpeft.qpu.estimate import estimate
     from qpeft.qpu.signal import advise, expected_signals
 
-    caps, snapshot = provider.caps(), provider.snapshot()
+    _, caps, snapshot = chip
     layout = {**settings.layout, **({} if caps.packs else {"max_blocks": 1})}
 
     @lru_cache
@@ -104,20 +116,20 @@ def _price(
         for call in calls
     ]  # fmt: skip
     config = recipe.adapter.build()
-    sentences = []
-    for circuit in dict.fromkeys(call.circuit for call in calls):
-        found = plan(circuit)
-        sentences.append(
-            f"{found.n_blocks} circuits of {circuit.n_qubits} qubits stand side by side on {snapshot.name}; expected "
-            f"fidelity of a block {min(found.scores):.2f} to {max(found.scores):.2f}."
-        )
-        if isinstance(config, QTHAConfig):
+    circuit = calls[0].circuit  # an adapter has one
+    found = plan(circuit)
+    sentences = [
+        f"{found.n_blocks} circuits of {circuit.n_qubits} qubits stand side by side on {snapshot.name}; expected "
+        f"fidelity of a block {min(found.scores):.2f} to {max(found.scores):.2f}."
+    ]
+    if isinstance(config, QTHAConfig):
 
-            def signal(n: int, n_layers: int) -> float:
-                best = plan(qtha_block(n, n_layers, gate_order=config.gate_order), 1).templates[0]
-                signals = expected_signals(best, snapshot)
-                return math.fsum(signals) / len(signals)
+        def signal(n: int, n_layers: int) -> float:
+            other = qtha_block(n, n_layers, gate_order=config.gate_order)
+            places = found if other == circuit else plan(other, 1)  # others on the best place alone: quicker
+            signals = [s for template in places.templates for s in expected_signals(template, snapshot)]
+            return math.fsum(signals) / len(signals)
 
-            advice = advise(signal, circuit.n_qubits, config.depth, settings.shots, caps.max_shots)
-            sentences.append(("" if advice.survives else "warning: ") + advice.sentence() + ".")
+        advice = advise(signal, circuit.n_qubits, config.depth, settings.shots, caps.max_shots)
+        sentences.append(("" if advice.survives else "warning: ") + advice.sentence() + ".")
     return parts, sentences

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from qpeft.adapters.execution import quantum_layers
 from qpeft.circuits import Circuit
+from qpeft.errors import InputError
 from qpeft.gradients import count_circuits
 from qpeft.qpu.tokens import Tokens
 from qpeft.training.recipe import Recipe
@@ -40,12 +41,15 @@ class Call:
     times: int
 
 
-def workload(recipe: Recipe, limit: int | None, say: Callable[[str], None] = lambda _: None) -> list[Call]:
+def workload(
+    recipe: Recipe, limit: int | None, training: bool = True, say: Callable[[str], None] = lambda _: None
+) -> list[Call]:
     """All calls of a training, and of an evaluation of ``limit`` examples, as the recipe's execution section says.
 
     Args:
         recipe: The run.
         limit: Examples of the evaluation; ``None`` takes the recipe's.
+        training: Whether the training is still to come.
         say: Receives one sentence a step.
 
     Raises:
@@ -54,12 +58,12 @@ def workload(recipe: Recipe, limit: int | None, say: Callable[[str], None] = lam
     ready = prepare(recipe, say)
     settings = recipe.execution.settings
     chosen = quantum_layers(ready.model, recipe.execution.layers)
-    report, training, evaluation = ready.data.report, recipe.training, recipe.evaluation
+    report, section, evaluation = ready.data.report, recipe.training, recipe.evaluation
     tokens = Tokens.parse(settings.tokens)
     length = max(1, round(report.tokens / max(report.kept, 1))) if report.tokens else recipe.data.max_length
     prompt = max(1, round((report.tokens - report.labelled_tokens) / max(report.kept, 1)))
     steps = steps_of(recipe, len(ready.data.train))
-    passes = steps * training.gradient_accumulation_steps
+    passes = steps * section.gradient_accumulation_steps
     examples = limit or evaluation.limit or report.kept
     batch = min(evaluation.batch_size, examples)
     batches = math.ceil(examples / batch)
@@ -68,20 +72,23 @@ def workload(recipe: Recipe, limit: int | None, say: Callable[[str], None] = lam
     for key, n_layers in Counter(layer.circuit.key for layer in chosen.values()).items():
         circuit = Circuit.from_key(key)
         each = count_circuits(circuit, settings.gradient, 1, settings.n_directions)
-        if ready.data.validation is not None:
+        if training and ready.data.validation is not None:
             times, sequences = _validations(recipe, steps, len(ready.data.validation))
             rows = _rows(tokens, sequences, length)
             calls.append(Call("validation", circuit, rows, each.forward, times * n_layers))
-        rows = _rows(tokens, training.per_device_train_batch_size, length)
-        calls.append(Call("training, forward", circuit, rows, each.forward, passes * n_layers))
-        if each.gradient:
-            calls.append(Call("training, gradient", circuit, rows, each.gradient, passes * n_layers))
+        if training:
+            rows = _rows(tokens, section.per_device_train_batch_size, length)
+            calls.append(Call("training, forward", circuit, rows, each.forward, passes * n_layers))
+            if each.gradient:
+                calls.append(Call("training, gradient", circuit, rows, each.gradient, passes * n_layers))
         if evaluation.task is not None:
             prompts = _rows(tokens, batch, prompt)
             calls.append(Call("evaluation, prompts", circuit, prompts, each.forward, batches * n_layers))
             written = _rows(tokens, batch, 1)
             times = batches * n_layers * (evaluation.max_new_tokens - 1)
             calls.append(Call("evaluation, answers", circuit, written, each.forward, times))
+    if not calls:
+        raise InputError("the run is trained and its recipe names no evaluation: add evaluation.task=arithmetic, say")
     return calls
 
 
