@@ -26,7 +26,6 @@ from qpeft.qpu.records import (
     read_circuit,
     read_counts,
     read_template,
-    rounded,
     scrubbed,
     write_circuit,
     write_counts,
@@ -42,7 +41,7 @@ def add_batch(ledger: Ledger, n: int = 4) -> Batch:
     if ledger.run is None:
         ledger.start_run("folder:chip", ("virtual-wukong", {"chip": "wukong-72"}), CHIP.id)
     batch = Batch(0, digest(str(n)), "evaluation", 0, 100, 7, {"amend": 0}, (digest(TEXT),))
-    return ledger.add_batch(batch, [TEXT], [(circuit, 1) for circuit in circuits(n)], n)
+    return ledger.add_batch(batch, [TEXT], [(write_circuit(circuit), 1) for circuit in circuits(n)], n)
 
 
 def intend(ledger: Ledger, batch: Batch, positions=(0, 1)):
@@ -61,12 +60,15 @@ def test_what_is_written_is_read_again():
 
 
 def test_angles_that_differ_beyond_eight_decimals_are_the_same_circuit():
-    one, other = rounded([(Block(0, (0.123456781, 1.0)),), (Block(0, (0.12345678, 1.0)),)], 1)
+    one, other = (write_circuit((Block(0, (angle, 1.0)),)) for angle in (0.123456781, 0.12345678))
     assert one == other
-    assert one[0].angles == (0.12345678, 1.0)
+    assert read_circuit(one)[0].angles == (0.12345678, 1.0)
+    generator = torch.Generator().manual_seed(0)
+    angles = (torch.rand(1000, generator=generator, dtype=torch.float64) * 50 - 25).tolist()
+    assert read_circuit(write_circuit((Block(0, tuple(angles)),)))[0].angles == tuple(round(a, 8) for a in angles)
     for angle in (float("nan"), float("inf"), 1e12):
         with pytest.raises(InputError, match="no angle"):
-            rounded([(Block(0, (angle,)),)], 1)
+            write_circuit((Block(0, (angle,)),))
 
 
 def test_a_submission_is_rebuilt_from_the_file_alone(tmp_path):

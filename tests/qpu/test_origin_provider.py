@@ -308,14 +308,13 @@ def test_a_cloud_that_cannot_be_reached():
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     provider = OriginProvider("72", url, timeout=60)
-    with pytest.raises(NotAcceptedError) as caught:
+    with pytest.raises(NotAcceptedError, match="connect") as caught:  # it asks for the chip first
         provider.submit(packed_job(1))
     assert not caught.value.lasting
     provider._snapshot = grid_chip()  # as if the cloud had gone away after the first call
-    with pytest.raises(NotAcceptedError, match="cannot be reached"):
+    with pytest.raises(NotAcceptedError, match="cannot be reached") as caught:
         provider.submit(packed_job(1))
-    with pytest.raises(ProviderError, match="cannot be asked"):
-        provider.poll("T")
+    assert not caught.value.lasting
     provider.close()
 
 
@@ -355,8 +354,6 @@ def test_the_key_does_not_travel_unencrypted(monkeypatch):
     with pytest.raises(NotAcceptedError, match="would send this key unencrypted") as caught:
         provider.submit(packed_job(1))
     assert caught.value.lasting
-    with pytest.raises(ProviderError, match="would send this key unencrypted"):
-        provider.snapshot()
     provider.close()
     monkeypatch.delenv("http_proxy", raising=False)
     monkeypatch.setenv("QPEFT_ORIGIN_ALLOW_HTTP", "1")

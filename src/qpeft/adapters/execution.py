@@ -219,7 +219,7 @@ def _watch_masks(model: nn.Module, padding: Padding) -> list[Any]:
     """Keep the attention mask of whatever call reaches the model or one inside it."""
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if module.training and getattr(module, "is_gradient_checkpointing", False):
+        if module.training and _checkpoints(module):
             raise InputError(
                 "gradient checkpointing runs every circuit of the forward pass twice, and pays for both; "
                 "turn it off (gradient_checkpointing=False) while circuits run on an executor."
@@ -232,6 +232,13 @@ def _watch_masks(model: nn.Module, padding: Padding) -> list[Any]:
 
     roots = [module for module in model.modules() if module is model or isinstance(module, PreTrainedModel)]
     return [root.register_forward_pre_hook(before, with_kwargs=True) for root in roots]
+
+
+def _checkpoints(module: nn.Module) -> bool:
+    """Whether a model runs its layers again in the backward pass; transformers has renamed the property."""
+    names = ("is_activation_checkpointing", "is_gradient_checkpointing")
+    known = next((name for name in names if hasattr(type(module), name)), None)
+    return known is not None and bool(getattr(module, known))
 
 
 def _refuse_compiled(model: nn.Module) -> None:

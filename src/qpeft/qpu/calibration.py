@@ -60,7 +60,8 @@ def measure_readout(snapshot: ChipSnapshot, regions: Regions, send: Send) -> dic
         own = templates[bit * size : (bit + 1) * size]
         ups.append({q: up for template, counts in zip(own, answer, strict=True) for q, up in _ups(template, counts)})
     qubits = list(ups[0])
-    flips = readout_flips(*(torch.stack([up[qubit] for qubit in qubits]) for up in ups), names=qubits)
+    zeros, ones = (torch.stack([up[qubit] for qubit in qubits]) for up in ups)
+    flips = readout_flips(zeros, ones, names=qubits)
     return dict(zip(qubits, flips, strict=True))
 
 
