@@ -26,12 +26,10 @@ from qpeft.qpu.budget import Spend
 from qpeft.qpu.protocol import RawAnswer
 from qpeft.qpu.reading import Batch, Job, LedgerReader
 from qpeft.qpu.records import (
-    Placed,
     canonical,
     check_no_credentials,
     digest,
     scrubbed,
-    write_circuit,
     write_counts,
 )
 from qpeft.qpu.schema import STEPS, State
@@ -97,24 +95,23 @@ class Ledger(LedgerReader):
         self.run = self.store.write("start a run", change)
 
     def add_batch(
-        self, batch: Batch, templates: Sequence[str], circuits: Sequence[tuple[Placed, int]], asked: int
+        self, batch: Batch, templates: Sequence[str], circuits: Sequence[tuple[bytes, int]], asked: int
     ) -> Batch:
         """Write down a batch before anything of it is sent.
 
         Args:
             batch: What is asked; its number is chosen here.
             templates: Templates as text, in the order of ``batch.templates``.
-            circuits: Each circuit with the number of times it was asked for.
+            circuits: Each circuit, from :func:`~qpeft.qpu.records.write_circuit`, and how often it was asked for.
             asked: Circuits asked for in all.
 
         Returns:
             The batch with its number.
         """
-        rows = []
-        for position, (circuit, copies) in enumerate(circuits):
-            data = write_circuit(circuit)
-            name = digest(data, *(batch.templates[block.template] for block in circuit))[:32]
-            rows.append((position, copies, name, data))
+        rows = [
+            (position, copies, digest(circuit, *batch.templates)[:32], circuit)
+            for position, (circuit, copies) in enumerate(circuits)
+        ]
 
         def change(db: Connection) -> Batch:
             db.executemany(

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from qpeft.qpu.protocol import Block
 PRECISION = 8
 """Decimals of an angle, in radians."""
 _STEPS = 10**PRECISION
+_LARGEST = 1e9  # radians; beyond it a double has fewer decimals than are kept
 
 Placed = tuple[Block, ...]
 
@@ -79,47 +80,30 @@ def _unbound(inputs: Tensor, weights: Tensor) -> Tensor:
     raise InputError("a template read from a ledger has no way from inputs to angles; compile the circuit again.")
 
 
-def rounded(circuits: Iterable[Sequence[Block]], n_templates: int) -> list[Placed]:
-    """Circuits with their angles at 8 decimals.
+def write_circuit(circuit: Sequence[Block]) -> bytes:
+    """Blocks of a circuit, angles rounded: number of blocks, bytes of an angle, template and number of angles of each
+    block, all angles.
 
     Raises:
-        InputError: A circuit without blocks, an unknown template, or an angle that is not finite.
+        InputError: An angle that is not finite.
     """
-    result = []
-    for position, circuit in enumerate(circuits):
-        if not circuit:
-            raise InputError(f"circuit {position} has no blocks; give it at least one.")
-        for block in circuit:
-            if not 0 <= block.template < n_templates:
-                raise InputError(f"circuit {position} uses template {block.template} of {n_templates}; count from 0.")
-            if not all(math.isfinite(angle) and abs(angle) < 1e9 for angle in block.angles):
-                raise InputError(
-                    f"circuit {position} has an angle that is no angle: {block.angles}; check the inputs."
-                )
-        result.append(
-            tuple(
-                Block(b.template, tuple(round(float(angle) * _STEPS) / _STEPS for angle in b.angles)) for b in circuit
-            )
-        )
-    return result
-
-
-def write_circuit(circuit: Placed) -> bytes:
-    """Blocks of a circuit: number of blocks, bytes of an angle, template and angles of each block, all angles."""
-    angles = numpy.array([round(angle * _STEPS) for block in circuit for angle in block.angles], "<i8")
-    width = 4 if len(angles) == 0 or abs(angles).max() < 2**31 else 8
+    angles = numpy.fromiter(chain.from_iterable(block.angles for block in circuit), "<f8")
+    if not (numpy.abs(angles) < _LARGEST).all():  # NaN is not smaller either
+        raise InputError(f"an angle is no angle: {angles.tolist()}; check the inputs and weights.")
+    steps = numpy.rint(angles * _STEPS).astype("<i8")
+    width = 4 if (numpy.abs(steps) < 2**31).all() else 8
     head = [len(circuit), width, *(number for block in circuit for number in (block.template, len(block.angles)))]
-    return numpy.array(head, "<u4").tobytes() + angles.astype(f"<i{width}").tobytes()
+    return numpy.array(head, "<u4").tobytes() + steps.astype(f"<i{width}").tobytes()
 
 
 def read_circuit(data: bytes) -> Placed:
     """Blocks from :func:`write_circuit`."""
     n_blocks, width = numpy.frombuffer(data, "<u4", 2).tolist()
     head = numpy.frombuffer(data, "<u4", 2 * n_blocks, offset=8).tolist()
-    angles = numpy.frombuffer(data, f"<i{width}", offset=8 + 8 * n_blocks).tolist()
+    angles = (numpy.frombuffer(data, f"<i{width}", offset=8 + 8 * n_blocks) / _STEPS).tolist()
     blocks, start = [], 0
     for template, n_angles in zip(head[::2], head[1::2], strict=True):
-        blocks.append(Block(template, tuple(steps / _STEPS for steps in angles[start : start + n_angles])))
+        blocks.append(Block(template, tuple(angles[start : start + n_angles])))
         start += n_angles
     return tuple(blocks)
 

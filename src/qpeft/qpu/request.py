@@ -10,7 +10,7 @@ from qpeft.chips import NativeTemplate
 from qpeft.errors import InputError
 from qpeft.qpu.protocol import Block, Caps, Counts
 from qpeft.qpu.reading import Batch
-from qpeft.qpu.records import Placed, canonical, check_no_credentials, digest, rounded, write_circuit, write_template
+from qpeft.qpu.records import canonical, check_no_credentials, digest, write_circuit, write_template
 
 SENT_ONCE = frozenset({"evaluation", "calibration"})
 """Purposes for which equal circuits of a batch are sent once. For others each copy gets shots of its own."""
@@ -28,7 +28,7 @@ class Request:
         options: Of the provider.
         template_texts: Templates as the ledger keeps them.
         template_digests: Their keys.
-        circuits: Circuits that are sent, each with the number of times it was asked for.
+        circuits: Circuits that are sent, as the ledger keeps them, each with the number of times it was asked for.
         places: Of every circuit that was asked for, which of ``circuits`` answers it.
     """
 
@@ -39,7 +39,7 @@ class Request:
     options: dict[str, Any]
     template_texts: tuple[str, ...]
     template_digests: tuple[str, ...]
-    circuits: tuple[tuple[Placed, int], ...]
+    circuits: tuple[tuple[bytes, int], ...]
     places: tuple[int, ...]
 
     @classmethod
@@ -69,19 +69,19 @@ class Request:
         if not purpose:
             raise InputError("a batch needs a purpose, such as 'evaluation'.")
         check_no_credentials(options)
-        placed = rounded(circuits, len(templates))
-        _check_places(templates, placed, caps, provider)
+        asked = list(circuits)
+        _check_places(templates, asked, caps, provider)
         texts = tuple(write_template(template) for template in templates)
         digests = tuple(digest(text) for text in texts)
-        data = [write_circuit(circuit) for circuit in placed]
+        data = [write_circuit(circuit) for circuit in asked]
         seed = int(seed) if caps.seeded else 0
         content = digest(*digests, canonical([shots, provider, chip, options, purpose, seed]), *data)
         unique: dict[bytes | int, int] = {}
         copies: list[int] = []
-        chosen: list[Placed] = []
+        chosen: list[bytes] = []
         places: list[int] = []
-        for number, (circuit, name) in enumerate(zip(placed, data, strict=True)):
-            place = unique.setdefault(name if purpose in SENT_ONCE else number, len(chosen))
+        for number, circuit in enumerate(data):
+            place = unique.setdefault(circuit if purpose in SENT_ONCE else number, len(chosen))
             if place == len(chosen):
                 chosen.append(circuit)
                 copies.append(0)
@@ -114,12 +114,20 @@ class Request:
         return int(digest(key, canonical(list(positions)))[:15], 16)
 
 
-def _check_places(templates: Sequence[NativeTemplate], circuits: Sequence[Placed], caps: Caps, provider: str) -> None:
+def _check_places(
+    templates: Sequence[NativeTemplate], circuits: Sequence[Sequence[Block]], caps: Caps, provider: str
+) -> None:
     """Blocks stand on disjoint qubits, each with the angles that its template takes."""
     n_angles = [template.circuit.n_inputs for template in templates]
     seen: set[tuple[int, ...]] = set()
     for position, circuit in enumerate(circuits):
+        if not circuit:
+            raise InputError(f"circuit {position} has no blocks; give it at least one.")
         for block in circuit:
+            if not 0 <= block.template < len(templates):
+                raise InputError(
+                    f"circuit {position} uses template {block.template} of {len(templates)}; count from 0."
+                )
             if len(block.angles) != n_angles[block.template]:
                 raise InputError(
                     f"circuit {position} gives {len(block.angles)} angles to a template that takes "
