@@ -102,6 +102,7 @@ def test_resolve_settles_a_doubt(qpeft, chip_run, what):
     with LedgerReader(chip_run.folder) as reader:
         (job,) = reader.jobs()
     found = FolderVendor(chip_run.folder.parents[1] / "vendor").find(job.token)
+    assert "qpeft qpu resolve" in qpeft("qpu", "resume", chip_run.folder).err
     assert qpeft("qpu", "resolve", chip_run.folder, 1).code == 2
     if what == "silent":
         assert qpeft("qpu", "resolve", chip_run.folder, job.token, "--job-id", found).code == 0

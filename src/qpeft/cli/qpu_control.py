@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from qpeft.cli.console import notes, print_json, results
+from qpeft.cli.qpu_jobs import advice
 from qpeft.errors import InputError
-from qpeft.qpu.schema import OPEN, State
+from qpeft.qpu.schema import HELD, OPEN, State
 from qpeft.qpu.storage import FILE
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def resume(folder: Path, timeout: float | None, as_json: bool) -> None:
             with Broker(_open(ledger, name), ledger, say=notes.print) as broker:
                 over += broker.resume(timeout)
     _report(over, as_json, "no job was open")
+    for sentence in advice(folder, [job for job in over if job.state in HELD]):
+        notes.print(f"[yellow]{sentence}[/]")
 
 
 def cancel(folder: Path, wanted: str | None, all_jobs: bool, as_json: bool) -> None:

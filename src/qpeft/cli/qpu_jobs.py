@@ -67,9 +67,9 @@ def show(folder: Path, events: bool, as_json: bool) -> None:
         batches, jobs = ledger.table("batches"), ledger.jobs()
         happened = ledger.events() if events else []
         summary = _summary(ledger)
-    advice = _advice(folder, [job for job in jobs if job.state in HELD])
+    todo = advice(folder, [job for job in jobs if job.state in HELD])
     if as_json:
-        record = {**summary, "batches": [_readable(batch) for batch in batches], "advice": advice}
+        record = {**summary, "batches": [_readable(batch) for batch in batches], "advice": todo}
         record["submissions"] = [asdict(job) for job in jobs]
         if events:
             record["events"] = happened
@@ -96,11 +96,11 @@ def show(folder: Path, events: bool, as_json: bool) -> None:
     for event in happened:
         job = "" if event["submission"] is None else f" job {event['submission']}"
         results.print(f"{_when(event['at'])}{job} {event['kind']}: {event['detail']}", markup=False)
-    for sentence in advice:
+    for sentence in todo:
         notes.print(f"[yellow]{sentence}[/]")
 
 
-def _advice(folder: Path, held: list[Any]) -> list[str]:
+def advice(folder: Path, held: list[Any]) -> list[str]:
     """What a user can do about jobs that are not over."""
     sentences = []
     for job in held:
