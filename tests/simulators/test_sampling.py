@@ -14,7 +14,7 @@ from noisy_reference import density_matrix, embed, noisy_expectations, random_no
 import qpeft.simulators.sampling
 from qpeft.circuits import Circuit, Gate, Input, qtha_block, rotation_cnot_ring
 from qpeft.errors import InputError
-from qpeft.simulators import bit_strings, run, run_noisy, run_shots, sample, sampling
+from qpeft.simulators import bases, bit_strings, run, run_noisy, run_shots, sample, sampling
 from qpeft.simulators.noise import AmplitudeDamping, Depolarizing, GateNoise, NoiseModel, ReadoutError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "circuits"))
@@ -129,10 +129,10 @@ def test_estimates_have_the_right_mean_variance_and_covariance(noise, marginals)
 
 def test_observables_are_grouped_by_basis():
     circuit = Circuit(3, BELL.gates, ("Z0", "X0", "Z1 Z2", "X0 Y1", "Y1", "Z0 Z1", "X2"))
-    settings = sampling._settings(circuit.key)
-    assert [setting.places for setting in settings] == [(0, 2, 5), (1, 3, 4, 6)]
-    assert settings[1].wires == ((0, "X"), (1, "Y"), (2, "X"))
-    assert settings[1].masks == (0b100, 0b110, 0b010, 0b001)
+    found = bases.settings(circuit.key)
+    assert [setting.places for setting in found] == [(0, 2, 5), (1, 3, 4, 6)]
+    assert found[1].wires == ((0, "X"), (1, "Y"), (2, "X"))
+    assert found[1].masks == (0b100, 0b110, 0b010, 0b001)
 
 
 def test_seeds():
@@ -214,4 +214,5 @@ def test_wrong_bases_and_too_many_wires():
 
 
 def test_examples_in_the_docstrings():
-    assert doctest.testmod(qpeft.simulators.sampling).failed == 0
+    for module in (qpeft.simulators.sampling, bases):
+        assert doctest.testmod(module).failed == 0

@@ -64,6 +64,7 @@ def sample(
         InputError: An argument that does not fit, or too many wires (20; with noise 10).
 
     Example:
+        >>> from qpeft.circuits import Gate
         >>> bell = Circuit(2, (Gate("H", 0), Gate("CNOT", (0, 1))))
         >>> counts = sample(bell, torch.zeros(1, 0), torch.zeros(0), shots=1000, seed=0)
         >>> int(counts[0, 0b00] + counts[0, 0b11])
@@ -93,6 +94,7 @@ def noisy_probabilities(circuit: Circuit, inputs: Tensor, weights: Tensor, noise
         InputError: An argument that does not fit, or too many qubits.
 
     Example:
+        >>> from qpeft.circuits import Gate
         >>> from qpeft.simulators import ReadoutError
         >>> flip = Circuit(1, (Gate("X", 0),))
         >>> noisy_probabilities(flip, torch.zeros(1, 0), torch.zeros(0), NoiseModel(readout=ReadoutError(0.0, 0.25)))
@@ -152,6 +154,7 @@ def run_shots(
         InputError: An argument that does not fit, or too many wires in one basis (20; with noise 10).
 
     Example:
+        >>> from qpeft.circuits import Gate
         >>> circuit = Circuit(1, (Gate("RY", 0, 0.5),), ("Z0", "X0"))
         >>> run_shots(circuit, torch.zeros(1, 0), torch.zeros(0), shots=100_000, seed=1).round(decimals=1)
         tensor([[0.9000, 0.5000]])
