@@ -131,9 +131,13 @@ def _joined(plan: Plan, measured: list[NDArray[np.int64]], random: np.random.Gen
         for place, wire in enumerate(wires):
             bits[:, part.bits[wire]] = outcomes >> (len(wires) - 1 - place) & 1
     assert bits is not None
-    packed = np.packbits(bits, axis=1, bitorder="little")  # (shots, bytes)
-    strings, times = np.unique(packed, axis=0, return_counts=True)
-    return [hex(int.from_bytes(row.tobytes(), "little")) for row in strings], times.tolist()
+    packed = np.packbits(bits, axis=1, bitorder="little")[:, ::-1]  # (shots, bytes), bit 0 is the last
+    width = packed.shape[1]
+    whole = np.ascontiguousarray(packed).view(np.dtype((np.void, width)))[:, 0]
+    strings, times = np.unique(whole, return_counts=True)
+    text = strings.tobytes().hex()
+    keys = [text[start : start + 2 * width].lstrip("0") or "0" for start in range(0, len(text), 2 * width)]
+    return [f"0x{key}" for key in keys], times.tolist()
 
 
 def _amended(
