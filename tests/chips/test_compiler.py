@@ -64,7 +64,7 @@ def check(circuit: Circuit, chip: ChipSnapshot, qubits: tuple[int, ...], seed: i
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
 def test_random_circuits_on_random_places(n, chip):
     rng = np.random.default_rng(n)
-    for seed in range(8):
+    for seed in range(6):
         place = random_place(load_chip(chip), n + int(rng.integers(0, 3)), rng)
         check(random_circuit(rng, n, int(rng.integers(0, 30))), load_chip(chip), place, seed)
 
@@ -72,8 +72,29 @@ def test_random_circuits_on_random_places(n, chip):
 @pytest.mark.parametrize("names", [("H", "CNOT"), ("X", "RY", "CZ"), ("RY", "CRZ", "SWAP"), ("T", "RX", "CRX", "CRY")])
 def test_random_circuits_of_few_kinds(names):
     rng = np.random.default_rng(7)
-    for seed in range(10):
+    for seed in range(6):
         check(random_circuit(rng, 4, 24, names), WUKONG, random_place(WUKONG, 4, rng), seed)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_few_wires_that_meet_often(n):
+    rng = np.random.default_rng(n)
+    for seed in range(12):
+        check(random_circuit(rng, n, 30, ("RY", "CRY", "CZ", "CRZ", "SWAP")), IDEAL, (0, 1, 2)[:n], seed)
+
+
+@pytest.mark.parametrize("weights", [(0.3, 0.7, -0.4, 1.1, 0.2, 0.9), (2.1, -2.7, 1.9, -3.0, 2.5, -1.3)])
+def test_runs_whose_tilt_is_constant_only_in_places(weights):
+    """Joined interactions about equal axes: what follows tilts by a quarter turn for some weights, not for all."""
+    circuit = Circuit(2, (
+        Gate("RY", 1, Weight(0, 2.0)), Gate("CRY", (1, 0), Weight(1)), Gate("CRY", (0, 1), -3.927),
+        Gate("RY", 1, Weight(2, 2.0)), Gate("CRY", (1, 0), 2.311), Gate("CRY", (0, 1), Weight(3)),
+        Gate("RY", 1, Weight(4)), Gate("RY", 0, Weight(5)),
+    ))  # fmt: skip
+    template = compile_circuit(circuit, IDEAL, (0, 1))
+    inputs, values = torch.zeros(1, 0, dtype=torch.float64), torch.tensor(weights, dtype=torch.float64)
+    found = run(template.circuit, template.angles(inputs, values), torch.zeros(0, dtype=torch.float64))
+    torch.testing.assert_close(found, run(circuit, inputs, values), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("circuit", [
@@ -207,6 +228,8 @@ def test_gradients_pass_through_the_angles(circuit, scale):
         ((0, 1, 2, 2), "repeat one"),
         ((0, 1, 2, 99), "cannot be used"),
         ((0, 1, 2, 5), "not connected"),
+        ((0, 1, 2, 3.0), "whole numbers"),
+        (4, "whole numbers"),
     ],
 )
 def test_places_that_do_not_do(qubits, says):

@@ -37,7 +37,7 @@ ANGLES = st.one_of(
 RUNS = st.lists(st.builds(lambda make, angle: make(angle), st.sampled_from([y, z]), ANGLES), max_size=8)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(RUNS)
 def test_simplifying_changes_nothing(run):
     short = simplify(run)

@@ -152,15 +152,19 @@ def _dense(rows: Sequence[Affine], n_features: int) -> Tensor:
 def constant_tilts(runs: Sequence[tuple[Turn, ...]], n_inputs: int, n_weights: int) -> list[float | None]:
     """Of every product the tilt T where it is 0, a quarter or a half turn whatever the angles are, else ``None``.
 
-    It is constant if it is so at random angles: its cosine is made of sines and cosines of them.
+    The cosine of T is a polynomial in sines and cosines of the angles, so it is constant if it is so at random ones.
+    This does not hold for products that depend on others, whose S, D and T jump: nothing is said of these.
     """
-    random = torch.Generator().manual_seed(0)
     first = 1 + n_inputs + n_weights
+    plain = [number for number, run in enumerate(runs) if all(max(turn.angle, default=0) < first for turn in run)]
+    random = torch.Generator().manual_seed(0)
     features = torch.rand(6, first, dtype=torch.float64, generator=random) * 6 - 3
     features[:, 0] = 1.0
-    tilts = NativeAngles(n_inputs, n_weights, tuple(runs), ()).products(features)[:, first + 2 :: 3]  # (probes, runs)
-    found: list[float | None] = []
-    for column in tilts.T:
-        same = [value for value in (0.0, math.pi / 2, math.pi) if float((column - value).abs().max()) < 1e-7]
-        found.append(same[0] if same else None)
+    bind = NativeAngles(n_inputs, n_weights, tuple(runs[number] for number in plain), ())
+    tilts = bind.products(features)[:, first + 2 :: 3]  # (probes, runs)
+    found: list[float | None] = [None] * len(runs)
+    for number, column in zip(plain, tilts.T, strict=True):
+        for value in (0.0, math.pi / 2, math.pi):
+            if float((column - value).abs().max()) < 1e-7:
+                found[number] = value
     return found

@@ -7,6 +7,7 @@ decide which way round, and which of several equally short routes, the result is
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -48,7 +49,11 @@ def compile_circuit(circuit: Circuit, snapshot: ChipSnapshot, qubits: Sequence[i
         >>> sum(gate.name == "CZ" for gate in template.circuit.gates)
         10
     """
-    return _compile(circuit, snapshot, tuple(qubits))
+    try:
+        numbers = tuple(map(operator.index, qubits))
+    except TypeError as error:
+        raise InputError(f"the qubits {qubits!r} must be whole numbers; name qubits of the chip.") from error
+    return _compile(circuit, snapshot, numbers)
 
 
 @lru_cache(maxsize=4096)
