@@ -88,3 +88,13 @@ def test_a_fake_chip_and_its_virtual_twin_agree(manila, case: Case):
     twin = through(VirtualProvider(manila.snapshot()), case, template, SHOTS)
     measured = through(manila, case, template, SHOTS)
     assert ((measured - twin).abs() <= 0.05 + 1.5 * five_sigma(twin, SHOTS)).all(), (measured - twin).abs().max()
+
+
+def test_an_executor_on_aer_packs_rows_and_agrees():
+    """Through layout, broker and mitigation too."""
+    from qpeft.qpu.settings import ExecutionSettings, open_executor
+
+    case = cases()[5]
+    executor = open_executor(ExecutionSettings("qiskit", chip="aer", shots=SHOTS, seed=2, mitigation="none"))
+    _agree(executor.expectations(case.circuit, case.inputs, case.weights), case.exact())
+    executor.close()
