@@ -99,8 +99,8 @@ def write_answer(chip: ChipSnapshot) -> dict[str, Any]:
         ],
         "adjMatrix": {name: edges[name] for name in sorted(edges, key=int)},
         "QGateClock": [
-            {"gateType": "RPhi", "IntValue": chip.one_qubit_ns},
-            {"gateType": "CZ", "IntValue": chip.two_qubit_ns},
+            {"gateType": "RPhi", "IntValue": _whole_where_it_is(chip.one_qubit_ns)},
+            {"gateType": "CZ", "IntValue": _whole_where_it_is(chip.two_qubit_ns)},
         ],
         "qpeft": {
             "name": chip.name,
@@ -299,6 +299,11 @@ def _whole(name: str, value: object) -> int:
     if number != int(number) or not 0 <= number < 2**53:
         raise InputError(f"{name} must be a whole number of 0 or more (got {_shown(value)}); correct it.")
     return int(number)
+
+
+def _whole_where_it_is(number: float) -> float:
+    """30.0 as 30: Origin's own client expects whole nanoseconds."""
+    return int(number) if number == int(number) else number
 
 
 def _shown(value: object) -> str:

@@ -226,7 +226,7 @@ class ChipSnapshot:
         )
         guessed = [name for name, source in self.sources.items() if source.startswith("inferred")]
         if guessed:
-            lines.append(f"inferred  {', '.join(guessed)}")
+            lines.append(f"inferred  {'; '.join(guessed)}")
         return "\n".join([*lines, *(f"note      {note}" for note in self.notes)])
 
     def largest_part(self) -> int:
