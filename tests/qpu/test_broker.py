@@ -5,6 +5,7 @@ import random
 import re
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -515,6 +516,17 @@ def test_waits_grow_and_tokens_run_out():
     assert [bucket.wait() for _ in range(5)] == [0, 0, 0, 0.5, 1.0]
     now = 100.0
     assert [bucket.wait() for _ in range(4)] == [0, 0, 0, 0.5]
+
+
+def test_a_chip_that_has_changed_is_asked_anew_and_that_is_said(place, monkeypatch):
+    place.run(n=1)
+    place.run(n=1)
+    assert place.said == []
+    changed = replace(CHIP, repetition_us=100.0)
+    monkeypatch.setattr(FolderVendor, "snapshot", lambda self: changed)
+    place.run(n=1)
+    assert place.vendor.calls["submit"] == 1
+    assert any("asked anew" in sentence for sentence in place.said)
 
 
 def test_the_chip_state_is_on_record(place):

@@ -83,7 +83,6 @@ class Broker:
         self._say = say
         self._asked: Counter[str] = Counter()
         self._chip: ChipSnapshot | None = None
-        self._chip_id = ""
         self._run: int | None = None
 
     @property
@@ -128,10 +127,10 @@ class Broker:
         """
         with self.ledger.lock:
             try:
-                self._begin()
+                chip = self._begin()
                 request = Request.of(
                     templates, circuits, shots, purpose, seed, options or {}, self._desk.caps, self._desk.name,
-                    self._chip_id,
+                    chip.id,
                 )  # fmt: skip
                 if not request.places:
                     return []
@@ -203,9 +202,8 @@ class Broker:
 
     def close(self) -> None:
         """Let go of the providers, and of the ledger if the broker opened it."""
-        self.provider.close()
-        if self._fallback is not None:
-            self._fallback.provider.close()
+        for desk in filter(None, (self._desk, self._fallback)):
+            desk.provider.close()
         if self._owns_ledger:
             self.ledger.close()
 
@@ -215,14 +213,16 @@ class Broker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _begin(self) -> None:
-        """At the first batch: which chip it is, and that a run begins."""
-        if self._run is None:
-            self._chip = self.provider.snapshot()
-            self._chip_id = self._chip.id
-            self.ledger.start_run(self._desk.name, self._opened, self._chip_id)
-            self._run = self.ledger.run
+    def _begin(self) -> ChipSnapshot:
+        """The chip; at the first batch it is asked for, and that a run begins is written down."""
+        if self._chip is None:
+            chip = self.provider.snapshot()
+            before = self.ledger.start_run(self._desk.name, self._opened, chip.id)
+            self._chip, self._run = chip, self.ledger.run
+            if before not in (None, chip.id):
+                self._say(f"{self._desk.name} has changed since this run used it: its batches are asked anew.")
         self.ledger.run = self._run  # several brokers may share a ledger
+        return self._chip
 
     def _batch(self, request: Request) -> Batch:
         """The batch in the ledger, written there if it is new."""

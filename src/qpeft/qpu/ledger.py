@@ -73,8 +73,11 @@ class Ledger(LedgerReader):
         for job in self.jobs(State.INTENT):
             self.move(job, State.UNKNOWN, "the process was stopped while it was handed in")
 
-    def start_run(self, provider: str, opened: tuple[str, dict[str, Any]] | None, snapshot: str) -> None:
+    def start_run(self, provider: str, opened: tuple[str, dict[str, Any]] | None, snapshot: str) -> str | None:
         """Write down which provider is used from now on, how it was opened, and the state of its chip.
+
+        Returns:
+            The state of the chip when this provider was used last, if it ever was.
 
         Raises:
             InputError: The settings hold a credential.
@@ -82,6 +85,7 @@ class Ledger(LedgerReader):
         if opened is not None:
             check_no_credentials(opened[1])
         how = None if opened is None else canonical({"name": opened[0], "settings": opened[1]})
+        last = self.store.rows("SELECT snapshot FROM runs WHERE provider = ? ORDER BY id DESC LIMIT 1", provider)
         values = (time.time(), provider, how, snapshot, os.getpid(), __version__)
 
         def change(db: Connection) -> int:
@@ -93,6 +97,7 @@ class Ledger(LedgerReader):
             return int(cursor.lastrowid or 0)
 
         self.run = self.store.write("start a run", change)
+        return last[0]["snapshot"] if last else None
 
     def add_batch(
         self, batch: Batch, templates: Sequence[str], circuits: Sequence[tuple[bytes, int]], asked: int
