@@ -26,7 +26,7 @@ def list_runs(
     folder: Annotated[Path, typer.Argument(help="Folder that is searched for runs.")] = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Runs that used a quantum computer: circuits, jobs, what is open, what it cost."""
+    """Runs that used a quantum computer: circuits, jobs, what is open or unknown."""
     from qpeft.cli import qpu_jobs as command
 
     command.list_runs(folder, json)
