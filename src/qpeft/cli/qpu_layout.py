@@ -37,12 +37,13 @@ def run(
         raise InputError(f"there is no folder {output.parent}: make it first")
     with Steps() as say:
         say("starting")
-        from qpeft.chips import load_chip, plan_layout
+        from qpeft.chips import plan_layout
         from qpeft.chips.chip_map import draw_map
         from qpeft.chips.layout_plot import plot_layout
         from qpeft.circuits import qtha_block, simplified_two_design
+        from qpeft.qpu.chips import open_chip
 
-        snapshot = load_chip(chip)
+        snapshot = open_chip(chip)
         title = f"{snapshot.name}: {ansatz}, {layers} layer{'s' if layers > 1 else ''}"
         circuit = (qtha_block if ansatz == "qtha" else simplified_two_design)(qubits, layers)
         say("choosing places")

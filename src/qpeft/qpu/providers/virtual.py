@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from qpeft.chips import ChipSnapshot, load_chip
+from qpeft.chips import ChipSnapshot
 from qpeft.chips.virtual import VirtualChip
 from qpeft.errors import InputError
+from qpeft.qpu.chips import open_chip
 from qpeft.qpu.protocol import Caps, Counts, JobState, NotAcceptedError, Price, ProviderError, RawAnswer, Submission
 
 MAX_CIRCUITS = 200  # as Origin's cloud
@@ -31,7 +32,7 @@ class VirtualProvider:
     """A provider that runs on a :class:`~qpeft.chips.virtual.VirtualChip`.
 
     Args:
-        chip: Name of a preset, a file with a chip's description, or a snapshot.
+        chip: What :func:`qpeft.qpu.chips.open_chip` takes: a preset, a file, a snapshot, ``"ibm-heron-like"``, ....
         crosstalk: As :class:`~qpeft.chips.virtual.VirtualChip` takes it.
         seed: Together with the seed of a submission it decides the shots.
         state: Folder that keeps the answers; ``None`` keeps them in memory.
@@ -50,7 +51,7 @@ class VirtualProvider:
     ) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise InputError(f"seed must be a whole number (got {seed!r}); take 0, for example.")
-        self._chip = VirtualChip(chip if isinstance(chip, ChipSnapshot) else load_chip(chip), crosstalk=crosstalk)
+        self._chip = VirtualChip(open_chip(chip), crosstalk=crosstalk)
         self._seed = seed
         self._folder = None if state is None else Path(state)
         self._answers: dict[str, bytes] = {}
