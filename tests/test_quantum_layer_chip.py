@@ -255,6 +255,17 @@ def test_shapes_and_types_are_kept(shape, dtype):
     torch.testing.assert_close(layer.double()(inputs), layer.double()(inputs.double()).to(dtype), atol=8e-3, rtol=0)
 
 
+def test_nothing_chosen_asks_nothing():
+    executor = Modelled()
+    for tokens in ("last", "pooled", "every 9"):
+        layer = layer_on(executor, tokens=Tokens.parse(tokens), padding=Padding(torch.zeros(2, 3)))
+        outputs = layer(samples(2, 3, 2))
+        outputs.sum().backward()
+        assert layer.execution.rows == RowCount(simulated=6)
+        assert layer.weight.grad.abs().sum() > 0
+    assert executor.asked == []
+
+
 def test_flat_rows_have_no_positions():
     with pytest.raises(InputError, match=r"tokens='last' needs inputs \(batch, sequence, 2\)"):
         layer_on(Modelled(), tokens=Tokens("last"))(samples(3, 2))

@@ -133,12 +133,16 @@ class OnExecutor:
         if self.tokens.mode == "pooled":
             own, covered = real, int(real.sum())
             some = real.any(1)
-            pooled = self._run(circuit, pooled_inputs(sequences, real)[some], weights)  # (some, n_observables)
+            means = pooled_inputs(sequences, real)[some]
+            pooled = self._run(circuit, means, weights) if len(means) else simulate(means)  # (some, n_observables)
             values = pooled.repeat_interleave(real[some].sum(1), 0)  # (covered, n_observables)
             count = RowCount(len(pooled), int((~real).sum()), covered - len(pooled))
         else:
             own = chosen_rows(self.tokens, real, earlier)
-            values = self._run(circuit, sequences[own], weights)  # (chosen, n_observables)
+            chosen = sequences[own]
+            values = (
+                self._run(circuit, chosen, weights) if len(chosen) else simulate(chosen)
+            )  # (chosen, n_observables)
             count = RowCount(len(values), int((~own).sum()))
         out = values.new_empty(*own.shape, circuit.n_observables)
         out[own] = values
