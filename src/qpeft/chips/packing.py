@@ -63,7 +63,7 @@ def plan_layout(
         >>> from qpeft.circuits import simplified_two_design
         >>> layout = plan_layout(simplified_two_design(4, 1), load_chip("wukong-72"))
         >>> layout.n_blocks >= 12, layout.n_circuits(1000)
-        (True, 84)
+        (True, 67)
     """
     _check(buffer, max_blocks, min_fidelity, crosstalk_penalty, restarts, seed, solver)
     regions = find_regions(circuit, snapshot)

@@ -32,6 +32,10 @@ LIMIT = 20_000
 """About how many places are looked at."""
 MAX_SHAPES = 64
 """How many graphs the circuit is compiled for; rarer ones are left out."""
+LARGE = 8
+"""Above so many qubits every place has a graph of its own and compiling takes long: a tenth and a quarter of both."""
+MAX_WAYS = 12
+"""In how many ways a graph is laid onto each place; only very symmetric ones have more."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def find_regions(circuit: Circuit, snapshot: ChipSnapshot) -> list[Region]:
             f"the circuit has {size} qubits, but the largest connected working part of {snapshot.name} has "
             f"{snapshot.largest_part()}; use fewer qubits or another chip."
         )
-    sets = connected_sets(neighbours, size, LIMIT)
+    sets = connected_sets(neighbours, size, LIMIT if size <= LARGE else LIMIT // 10)
     found = []
     for laid in _by_shape(sets, neighbours):
         owner, qubits = laid[:, 0], laid[:, 1:]  # (n_ways,), (n_ways, n_wires)
@@ -108,16 +112,17 @@ def _by_shape(sets: list[int], neighbours: dict[int, int]) -> list[NDArray[numpy
         pattern = shape_of(members, neighbours)
         if pattern not in known:
             for kind, shape in enumerate(shapes):
-                if ways := ways_onto(shape, pattern):
+                if ways := ways_onto(shape, pattern, MAX_WAYS):
                     known[pattern] = kind, ways
                     break
             else:
                 shapes.append(pattern)
-                known[pattern] = len(shapes) - 1, ways_onto(pattern, pattern)
+                known[pattern] = len(shapes) - 1, ways_onto(pattern, pattern, MAX_WAYS)
         kind, ways = known[pattern]
         laid[kind] += [(number, *(members[spot] for spot in way)) for way in ways]
-    most = sorted(laid, key=lambda kind: -len(laid[kind]))[:MAX_SHAPES]
-    return [numpy.array(laid[kind]) for kind in most]
+    most = MAX_SHAPES if sets[0].bit_count() <= LARGE else MAX_SHAPES // 4
+    common = sorted(laid, key=lambda kind: -len(laid[kind]))[:most]
+    return [numpy.array(laid[kind]) for kind in common]
 
 
 def _log_fidelities(native: Circuit, qubits: NDArray[numpy.int64], snapshot: ChipSnapshot) -> NDArray[numpy.float64]:

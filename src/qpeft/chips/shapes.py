@@ -129,6 +129,7 @@ def ways_onto(shape: Shape, other: Shape, most: int = 48) -> list[tuple[int, ...
         [(0, 1, 2), (2, 1, 0)]
     """
     size = len(shape)
+    here, there = _surroundings(shape), _surroundings(other)
     ways: list[tuple[int, ...]] = []
 
     def place(way: tuple[int, ...]) -> None:
@@ -140,11 +141,18 @@ def ways_onto(shape: Shape, other: Shape, most: int = 48) -> list[tuple[int, ...
             if (
                 len(ways) < most
                 and spot not in way
-                and shape[vertex].bit_count() == other[spot].bit_count()
+                and here[vertex] == there[spot]
                 and all((shape[vertex] >> u & 1) == (other[spot] >> way[u] & 1) for u in range(vertex))
             ):
                 place((*way, spot))
 
-    if sorted(map(int.bit_count, shape)) == sorted(map(int.bit_count, other)):
+    if sorted(here) == sorted(there):
         place(())
     return ways
+
+
+def _surroundings(shape: Shape) -> list[list[int]]:
+    """Of every vertex what its number cannot change: how many neighbours it has, and how many they have."""
+    return [
+        [mask.bit_count(), *sorted(shape[neighbour].bit_count() for neighbour in vertices(mask))] for mask in shape
+    ]
