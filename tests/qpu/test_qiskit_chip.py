@@ -6,7 +6,7 @@ import pytest
 
 from qpeft.errors import InputError
 from qpeft.qpu.chips import open_chip
-from qpeft.qpu.providers.qiskit_chip import fake_backend, heron_like, ideal_chip, snapshot_from_backend
+from qpeft.qpu.providers.qiskit_chip import fake_backend, heron_like, snapshot_from_backend
 
 pytest.importorskip("qiskit_ibm_runtime")
 
@@ -97,7 +97,6 @@ def test_simulators_without_couplers_are_fully_connected():
     chip = snapshot_from_backend(AerSimulator())
     n = len(chip.qubits)
     assert len(chip.live_couplers) == n * (n - 1) // 2
-    assert ideal_chip(3, "x").live_qubits == (0, 1, 2)
 
 
 def test_what_cannot_serve_is_refused():

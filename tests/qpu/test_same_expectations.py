@@ -4,8 +4,8 @@ import pytest
 import torch
 from circuit_set import ROWS, Case, cases, expectations, five_sigma, place, plain_template, through
 
+from qpeft.chips import ChipSnapshot
 from qpeft.qpu.providers.qiskit import QiskitProvider
-from qpeft.qpu.providers.qiskit_chip import ideal_chip
 from qpeft.qpu.providers.virtual import VirtualProvider
 
 SHOTS = 4000
@@ -70,7 +70,7 @@ def _noisy_reference(provider, case, template):
 
 @SET
 def test_the_virtual_chip_without_noise_agrees_with_the_simulator(case: Case):
-    provider = VirtualProvider(ideal_chip(5, "ideal"))
+    provider = VirtualProvider(ChipSnapshot.fully_connected(5))
     _agree(through(provider, case, place(case, provider.snapshot()), SHOTS), case.exact())
 
 
@@ -88,13 +88,3 @@ def test_a_fake_chip_and_its_virtual_twin_agree(manila, case: Case):
     twin = through(VirtualProvider(manila.snapshot()), case, template, SHOTS)
     measured = through(manila, case, template, SHOTS)
     assert ((measured - twin).abs() <= 0.05 + 1.5 * five_sigma(twin, SHOTS)).all(), (measured - twin).abs().max()
-
-
-def test_an_executor_on_aer_packs_rows_and_agrees():
-    """Through layout, broker and mitigation too."""
-    from qpeft.qpu.settings import ExecutionSettings, open_executor
-
-    case = cases()[5]
-    executor = open_executor(ExecutionSettings("qiskit", chip="aer", shots=SHOTS, seed=2, mitigation="none"))
-    _agree(executor.expectations(case.circuit, case.inputs, case.weights), case.exact())
-    executor.close()

@@ -37,8 +37,8 @@ def m3_correct(counts: Tensor, confusion: Sequence[Tensor] | Tensor) -> Tensor:
 
     Example:
         >>> matrix = torch.tensor([[0.98, 0.06], [0.02, 0.94]])
-        >>> m3_correct(torch.tensor([[980, 20]]), [matrix])
-        tensor([[1.0000e+00, ...e-18]], dtype=torch.float64)
+        >>> m3_correct(torch.tensor([[520, 480]]), [matrix]).round(decimals=4)
+        tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
     try:
         from mthree import M3Mitigation

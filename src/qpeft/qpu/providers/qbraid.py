@@ -85,10 +85,8 @@ class QBraidProvider:
 
     def snapshot(self) -> ChipSnapshot:
         """A perfect, fully connected chip: where circuits run is the vendor's choice."""
-        from qpeft.qpu.providers.qiskit_chip import ideal_chip
-
         size = self._open().num_qubits or self._n_qubits
-        return ideal_chip(min(size, self._n_qubits), self.name)
+        return ChipSnapshot.fully_connected(min(size, self._n_qubits), name=self.name)
 
     def submit(self, submission: Submission) -> str:
         device = self._open()

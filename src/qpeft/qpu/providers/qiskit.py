@@ -38,7 +38,7 @@ from qpeft.qpu.protocol import (
     UnknownOutcome,
 )
 from qpeft.qpu.providers.network import describe, within
-from qpeft.qpu.providers.qiskit_chip import fake_backend, ideal_chip, snapshot_from_backend
+from qpeft.qpu.providers.qiskit_chip import fake_backend, snapshot_from_backend
 from qpeft.qpu.providers.qiskit_circuits import Compiled, compile_blocks
 from qpeft.qpu.providers.qiskit_ibm import TOKEN, IBMJobs, ibm_sampler, open_ibm_backend
 from qpeft.qpu.providers.qiskit_jobs import Jobs, LocalJobs
@@ -274,7 +274,7 @@ def _chip(backend: Any, n_qubits: int) -> tuple[Any, ChipSnapshot]:
     """Target and snapshot; no target where any gate can act anywhere."""
     target = getattr(backend, "target", None)
     if target is None or target.build_coupling_map() is None:
-        return None, ideal_chip(n_qubits, _name(backend) if backend is not None else "ideal")
+        return None, ChipSnapshot.fully_connected(n_qubits, name=_name(backend) if backend is not None else "ideal")
     return target, snapshot_from_backend(backend)
 
 

@@ -44,7 +44,7 @@ def snapshot_from_backend(backend: Any, name: str | None = None) -> ChipSnapshot
         raise InputError(f"{type(backend).__name__} has no target with qubits; give a BackendV2.")
     name = name or getattr(backend, "name", None) or type(backend).__name__
     if target.build_coupling_map() is None:
-        return ideal_chip(min(int(target.num_qubits), _IDEAL_QUBITS), name)
+        return ChipSnapshot.fully_connected(min(int(target.num_qubits), _IDEAL_QUBITS), name=name)
     entanglers = [gate for gate in _ENTANGLERS if gate in target.operation_names]
     pulses = [gate for gate in _PULSES if gate in target.operation_names]
     if not entanglers or not pulses:
@@ -86,13 +86,6 @@ def snapshot_from_backend(backend: Any, name: str | None = None) -> ChipSnapshot
         date=faults.date,
         sources=sources,
     )
-
-
-def ideal_chip(n_qubits: int, name: str) -> ChipSnapshot:
-    """A perfect chip on which every qubit neighbours every other: what an ideal simulator is."""
-    qubits = tuple(Qubit(index, 1.0, 0.0, 0.0, _FOREVER_US, _FOREVER_US) for index in range(n_qubits))
-    couplers = tuple(Coupler((a, b), 1.0) for a in range(n_qubits) for b in range(a + 1, n_qubits))
-    return ChipSnapshot(name, qubits, couplers, sources={"all": "inferred: an ideal simulator"})
 
 
 def heron_like() -> ChipSnapshot:
