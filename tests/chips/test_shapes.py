@@ -52,6 +52,19 @@ def test_a_limit_leaves_no_corner_of_the_graph_out():
     assert covered == (1 << side * side) - 1
 
 
+def test_sets_nearly_as_large_as_the_graph_are_found_without_walking_into_every_dead_end():
+    side = 5
+    graph = dict.fromkeys(range(side * side), 0)
+    for q in graph:
+        for other in ([q + 1] if (q + 1) % side else []) + ([q + side] if q + side < side * side else []):
+            graph[q] |= 1 << other
+            graph[other] |= 1 << q
+    everything = (1 << side * side) - 1
+    assert connected_sets(graph, 25, limit=100) == [everything]
+    assert sorted(connected_sets(graph, 24, limit=100)) == sorted(everything ^ (1 << q) for q in graph)
+    assert connected_sets(graph, 26, limit=100) == []
+
+
 def test_components_are_disjoint_and_whole():
     graph = random_graph(12, 8, seed=1)
     parts = components(graph)

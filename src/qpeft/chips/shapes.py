@@ -57,6 +57,9 @@ def _grow_all(neighbours: Mapping[int, int], size: int, limit: int, even: bool) 
         if not missing:
             found.append(chosen)
             return 1
+        # Shallow dead ends are cheaper to walk into than to foresee; deep ones would take for ever.
+        if missing > 6 and not _reaches(neighbours, extension, allowed & ~(seen & ~extension), missing):
+            return 0
         count = 0
         while extension and count < budget:
             share = budget - count
@@ -77,6 +80,18 @@ def _grow_all(neighbours: Mapping[int, int], size: int, limit: int, even: bool) 
         if not even and len(found) > limit:
             break
     return found
+
+
+def _reaches(neighbours: Mapping[int, int], start: int, allowed: int, wanted: int) -> bool:
+    """Whether at least so many vertices hang together with the start."""
+    reached, border = start, start
+    while border and reached.bit_count() < wanted:
+        fresh = 0
+        for vertex in vertices(border):
+            fresh |= neighbours[vertex]
+        border = fresh & allowed & ~reached
+        reached |= border
+    return reached.bit_count() >= wanted
 
 
 def components(neighbours: Mapping[int, int]) -> list[int]:
