@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,13 +23,20 @@ def stages(monkeypatch):
     """Stands in for the commands that the demo starts: each fabricates its arm."""
     asked = []
 
-    def stage(command, output, quick):
+    def stage(command, again):
         asked.append(command)
         name = "base" if command[0] == "eval" else command[1].removeprefix("demo-")
-        write_arm(output / name, *ARMS[name])
+        write_arm(folder_of(command), *ARMS[name])
 
-    monkeypatch.setattr(demo, "_run", stage)
+    monkeypatch.setattr(demo, "run_part", stage)
     return asked
+
+
+def folder_of(command):
+    """Where a stage writes."""
+    if command[0] == "eval":
+        return Path(command[command.index("--output") + 1]).parent
+    return Path(next(word for word in command if word.startswith("output=")).removeprefix("output="))
 
 
 def summary_of(qtha, lora, base=0.0, n=200):
@@ -87,14 +95,14 @@ def test_an_interrupted_demo_goes_on_where_it_stopped(stages, qpeft, tmp_path, m
     (output / "qtha").mkdir()
     (output / "qtha/recipe.yaml").write_text("output: x")
 
-    fabricate = demo._run
+    fabricate = demo.run_part
 
-    def stage(command, output, quick):
+    def stage(command, again):
         if "--resume" in command:
             shutil.rmtree(output / "qtha")
-        fabricate(command, output, quick)
+        fabricate(command, again)
 
-    monkeypatch.setattr(demo, "_run", stage)
+    monkeypatch.setattr(demo, "run_part", stage)
     said = qpeft("demo", "--output", output)
     assert said.code == 0
     assert [(command[1], "--resume" in command) for command in stages] == [("demo-qtha", True), ("demo-lora", False)]
@@ -157,7 +165,7 @@ def test_few_problems_decide_nothing():
 def test_a_stage_that_fails_ends_the_demo(monkeypatch, script, error, part, tmp_path):
     monkeypatch.setattr(sys, "executable", python_that_runs(tmp_path, script))
     with pytest.raises(error) as caught:
-        demo._run(["eval"], "x", True)
+        demo.run_part(["eval"], "qpeft demo --output x --quick")
     assert part in str(caught.value)
 
 
@@ -184,7 +192,7 @@ def test_a_signal_is_handed_on_and_waited_for(monkeypatch, tmp_path, number):
     monkeypatch.setattr(sys, "executable", python_that_runs(tmp_path, script))
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted):
-        demo._run(["eval"], "x", False)
+        demo.run_part(["eval"], "qpeft demo")
     assert (tmp_path / "saved").read_text() == str(int(signal.SIGINT))
     assert signal.getsignal(signal.SIGTERM) is before
 

@@ -31,7 +31,7 @@ from qpeft.qpu.settings import ExecutionSettings, open_executor
         ({"tokens": "some"}, "tokens must be 'all', 'last', 'every k'"),
         ({"max_cost": -1.0}, "max_cost must be a number of 0 or more"),
         ({"max_seconds": float("nan")}, "max_seconds must be a number of 0 or more"),
-        ({"chip": 72}, "chip must be a name or a path"),
+        ({"chip": 7.2}, "chip must be a name or a path"),
         ({"fallback": "yes"}, "fallback must be true or false"),
         ({"provider": ["url"]}, "must be names and values"),
         ({"mitigation": "twirled"}, "unknown readout mitigation"),

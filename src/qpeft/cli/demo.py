@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from qpeft.cli.console import Steps, notes, print_json, results
@@ -66,7 +67,7 @@ def run(
         if finished(output / name):
             notes.print(f"[dim]{title}: done before[/]")
             continue
-        notes.print(f"\n[bold]{title}[/]\n[dim]qpeft {shlex.join(command)}[/]")
+        notes.print(f"\n[bold]{title}[/]\n[dim]qpeft {escape(shlex.join(command))}[/]")
         again = f"qpeft demo --output {output}" + (" --quick" if quick else "")
         run_part([*command, "--resume"] if (output / name / "recipe.yaml").exists() else command, again)
     with Steps() as say:

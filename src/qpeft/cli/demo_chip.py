@@ -14,12 +14,11 @@ import json
 import os
 import shlex
 import shutil
-from contextlib import nullcontext
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from rich.markup import escape
 from rich.table import Table
 
 from qpeft.cli import demo
@@ -28,17 +27,14 @@ from qpeft.cli.progress import counting
 from qpeft.cli.tables import execution_table, number
 from qpeft.errors import InputError
 
+if TYPE_CHECKING:
+    from qpeft.qpu.settings import ExecutionSettings
+    from qpeft.training.target import Target
+
 EXECUTOR = "virtual-wukong"
 CHIP = "wukong-72"
-ARMS = {
-    "exact": "circuits exact",
-    "chip": "circuits on the virtual chip",
-    "off": "circuits off (q = 0)",
-    "mean": "circuits off (q = mean)",
-}
-#: layers whose circuits are compared one by one, and the one that is trained on the chip
+#: layers whose circuits are compared, the last of which is trained on the chip
 LAYERS = ("layers.0.self_attn.q_proj", "layers.14.self_attn.q_proj", "layers.29.self_attn.v_proj")
-TUNED = LAYERS[-1]
 STEPS = 3
 
 
@@ -52,8 +48,11 @@ def run(
     quick: bool,
     overwrite: bool,
     as_json: bool,
+    changes: Sequence[str] = (),
 ) -> None:
-    """Run what is not done yet, then draw and report."""
+    """Run what is not done yet, then draw and report; `changes` are further overrides of all recipes."""
+    from qpeft.qpu.settings import ExecutionSettings
+
     if executor != EXECUTOR:
         raise InputError(
             f"the demo runs on {EXECUTOR} (got {executor!r}); for a real chip: "
@@ -61,18 +60,19 @@ def run(
         )
     calm_libraries()
     chip = chip or CHIP
-    settings = {"chip": chip, "shots": shots, "limit": limit or (8 if quick else 60), "quick": quick}
+    settings: dict[str, Any] = {"chip": chip, "shots": shots, "limit": limit or (8 if quick else 50), "quick": quick}
     _open_folder(output, settings, overwrite)
+    execution = ExecutionSettings(EXECUTOR, chip=chip, shots=shots, tokens="last")
     if not demo.finished(source):
-        train = ["train", "demo-qtha", f"output={source}", *(demo.QUICK if quick else [])]
-        notes.print(f"\n[bold]1/4  an adapter to run on the chip[/]\n[dim]qpeft {shlex.join(train)}[/]")
+        train = ["train", "demo-qtha", f"output={source}", *(demo.QUICK if quick else []), *changes]
+        notes.print(f"\n[bold]1/4  an adapter to run on the chip[/]\n[dim]qpeft {escape(shlex.join(train))}[/]")
         demo.run_part([*train, "--resume"] if (source / "recipe.yaml").exists() else train, _again(output, quick))
     notes.print("\n[bold]2/4  the chip, and what it makes of <Z>[/]")
-    study = _study(output, source, settings)
+    study = _study(output, source, execution)
     notes.print("\n[bold]3/4  held-out problems[/]")
-    arms = _solve(output, source, settings)
+    arms = _solve(output, source, execution, settings["limit"])
     notes.print("\n[bold]4/4  a few steps of training with gradients from the chip[/]")
-    tuned = _tune(output, source, settings)
+    tuned = _tune(output, source, settings, study["layers"][-1], changes)
     with Steps() as say:
         say("drawing")
         summary = _report(output, settings, study, arms, tuned)
@@ -109,116 +109,50 @@ def _open_folder(output: Path, settings: dict[str, Any], overwrite: bool) -> Non
         raise InputError(f"{output} holds a demo with other settings ({before}): use --overwrite, or another --output")
 
 
-def _study(output: Path, source: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Where the circuits stand, and ideal against measured <Z>; from the file where that was done before."""
-    from qpeft.chips import load_chip
-    from qpeft.chips.layout_plot import plot_layout
-    from qpeft.chips.packing import plan_layout
-    from qpeft.compare import plot_fidelity
-    from qpeft.evaluation.chip_fidelity import catch_rows, measure_fidelity
-    from qpeft.qpu.settings import ExecutionSettings, open_executor
-    from qpeft.qpu.signal import advise, expected_signals
+def _study(output: Path, source: Path, settings: ExecutionSettings) -> dict[str, Any]:
+    """Done once; then from its file."""
+    from qpeft.adapters.execution import quantum_layers
+    from qpeft.compare.chip import study_chip
     from qpeft.training.run_folder import write_json
 
     done = demo.read_json(output / "study.json")
     if done is not None:
         notes.print("[dim]done before[/]")
         return done
-    opened, texts = _open(source, 8, seed=1)
-    chosen = [name for name in LAYERS if any(f".{name}." in f".{each}." for each, _ in opened.model.named_modules())]
-    rows = catch_rows(opened.model, texts, n_rows=48, layers=chosen or None)
-    snapshot, circuit = load_chip(settings["chip"]), rows[0].circuit
-    layout = plan_layout(circuit, snapshot)
-    (output / "plots").mkdir(exist_ok=True)
-    plot_layout(layout, snapshot, output / "plots" / "chip.png")
-    signals = [expected_signals(template, snapshot) for template in layout.templates]
-    expected = sum(sum(each) / len(each) for each in signals) / len(signals)
-    study: dict[str, Any] = {
-        "blocks": layout.n_blocks,
-        "scores": list(layout.scores),
-        "advice": advise(lambda n, L: expected, circuit.n_qubits, 1, settings["shots"], 10_000, sizes=()).sentence(),
-    }
-    series = {}
-    for title, mitigation in (("as it comes", "none"), ("readout errors inverted", "tensored")):
-        executor = open_executor(
-            ExecutionSettings(EXECUTOR, chip=settings["chip"], shots=settings["shots"], mitigation=mitigation)
-        )
-        try:
-            found = measure_fidelity(rows, executor, settings["shots"])
-        finally:
-            executor.close()
-        study[mitigation] = found.summary()
-        series[f"{title}: slope {found.slope:.2f}, rms {found.rms:.2f}"] = (
-            found.ideal.flatten().tolist(),
-            found.measured.flatten().tolist(),
-        )
-    plot_fidelity(series, output / "plots" / "fidelity.png")
+    target = _open(source)
+    names = list(quantum_layers(target.model))
+    layers = [layer for layer in LAYERS if any(f".{layer}." in name for name in names)] or [names[0], names[-1]]
+    study = {"layers": layers, **study_chip(target, settings, layers, output / "plots")}
     write_json(output / "study.json", study)
     return study
 
 
-def _open(source: Path, n: int, seed: int) -> tuple[Any, list[dict[str, torch.Tensor]]]:
-    """The trained model, and some problems with their solutions as inputs of it, one a batch."""
-    from qpeft.data.masking import encode
-    from qpeft.training.datasets import held_out_examples
+def _open(source: Path) -> Target:
     from qpeft.training.target import open_target
 
     with Steps() as say:
-        opened = open_target(str(source), say=say)
-    assert opened.recipe is not None
-    data = opened.recipe.data
-    encoded = [
-        encode(example, opened.tokenizer, data.max_length, data.format, data.system)
-        for example in held_out_examples(data, n, seed)
-    ]
-    return opened, [{"input_ids": torch.tensor([each["input_ids"]])} for each in encoded if each is not None]
+        return open_target(str(source), say=say)
 
 
-def _solve(output: Path, source: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _solve(output: Path, source: Path, settings: ExecutionSettings, limit: int) -> dict[str, dict[str, Any]]:
     """Every arm's evaluation; those that were done before come from their files."""
-    from qpeft.adapters.execution import run_on
-    from qpeft.evaluation import Settings, run_task
-    from qpeft.qpu.settings import ExecutionSettings, open_executor
-    from qpeft.training.datasets import held_out_examples
+    from qpeft.compare.chip import ARMS, solve
     from qpeft.training.run_folder import write_json
 
     arms = {name: demo.read_json(output / f"{name}.json") for name in ARMS}
-    if all(arms.values()):
-        notes.print("[dim]done before[/]")
-        return {name: arm for name, arm in arms.items() if arm}
-    opened, reference = _open(source, 16, seed=2)
-    section, data = opened.recipe.evaluation, opened.recipe.data
-    examples = held_out_examples(data.model_copy(update={"test": "arithmetic"}), settings["limit"], 0)
-    how = Settings(section.max_new_tokens, section.batch_size, max_length=data.max_length, format=data.format,
-                   system=data.system)  # fmt: skip
-    for name, title in ARMS.items():
-        if arms[name] is not None:
-            continue
-        executor = None
-        if name == "chip":
-            wanted = ExecutionSettings(EXECUTOR, chip=settings["chip"], shots=settings["shots"], tokens="last")
-            executor = open_executor(wanted)
-        branches: dict[str, dict[str, Any]] = {
-            "exact": {}, "chip": {"executor": executor, "tokens": "last"}, "off": {"branch": "off"},
-            "mean": {"branch": "mean", "reference": reference},
-        }  # fmt: skip
-        try:
-            with (
-                run_on(opened.model, **branches[name]) if branches[name] else nullcontext() as run,
-                counting(title) as progress,
-            ):
-                found = run_task("arithmetic", opened.model, opened.tokenizer, examples, how, progress).to_dict()
-                if run is not None and executor is not None:
-                    found["execution"] = asdict(run.report())
-        finally:
-            if executor is not None:
-                executor.close()
+
+    def keep(name: str, found: dict[str, Any]) -> None:
         arms[name] = found
         write_json(output / f"{name}.json", found)
+
+    if all(arms.values()):
+        notes.print("[dim]done before[/]")
+    else:
+        solve(_open(source), settings, limit, arms, keep, counting)
     return {name: arm for name, arm in arms.items() if arm}
 
 
-def _tune(output: Path, source: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _tune(output: Path, source: Path, settings: dict[str, Any], layer: str, changes: Sequence[str]) -> dict[str, Any]:
     """Train on the chip: `qpeft train` as a user would type it, against the loopback cloud."""
     folder = output / "tuned"
     command = [
@@ -226,7 +160,7 @@ def _tune(output: Path, source: Path, settings: dict[str, Any]) -> dict[str, Any
         f"adapter.start_from={source}", f"training.max_steps={STEPS}", "training.per_device_train_batch_size=4",
         "training.learning_rate=1e-3", "training.eval_steps=null", "training.save_steps=1", "data.train_samples=64",
         "data.validation_samples=4", "evaluation.task=null", f"execution.shots={settings['shots']}",
-        "execution.tokens='every 16'", "execution.gradient=shift", f"execution.layers=[{TUNED}]",
+        "execution.tokens='every 16'", "execution.gradient=shift", f"execution.layers=[{layer}]", *changes,
     ]  # fmt: skip
     if (done := demo.read_json(folder / "result.json")) is not None:
         notes.print("[dim]done before[/]")
@@ -244,7 +178,7 @@ def _tune(output: Path, source: Path, settings: dict[str, Any]) -> dict[str, Any
             os.environ.setdefault("QPEFT_ORIGIN_KEY", "loopback")
             os.environ["QPEFT_ORIGIN_URL"] = cloud.url
             command += ["execution.executor=origin", "execution.chip=72"]
-            notes.print(f"[dim]qpeft {shlex.join(command)}[/]\nthe cloud's page: {cloud.url}")
+            notes.print(f"[dim]qpeft {escape(shlex.join(command))}[/]\nthe cloud's page: {cloud.url}")
             demo.run_part([*command, *resume], again)
     return dict(json.loads((folder / "result.json").read_text(encoding="utf-8")))
 
@@ -270,6 +204,8 @@ def _arm_table(arms: dict[str, dict[str, Any]]) -> Table:
 
 
 def _rows(arms: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+    from qpeft.compare.chip import ARMS
+
     rows = []
     for name, title in ARMS.items():
         metrics = arms[name]["metrics"]
@@ -321,6 +257,7 @@ def _report(
     output: Path, settings: dict[str, Any], study: dict[str, Any], arms: dict[str, Any], tuned: dict[str, Any]
 ) -> dict[str, Any]:
     from qpeft.compare import write_report
+    from qpeft.compare.chip import ARMS
     from qpeft.training.run_folder import versions, write_json
 
     made_on = versions()

@@ -104,6 +104,8 @@ class ExecutionSettings:
                 isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf")
             ):
                 raise InputError(f"{name} must be a number of 0 or more, or nothing for no limit (got {value!r}).")
+        if isinstance(self.chip, int) and not isinstance(self.chip, bool):
+            object.__setattr__(self, "chip", str(self.chip))  # Wukong's name is 72, which YAML reads as a number
         for name in ("chip", "ledger"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, (str, Path)) or not str(value)):
