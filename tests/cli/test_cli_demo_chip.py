@@ -34,7 +34,7 @@ def test_a_whole_demo_on_the_virtual_chip(llama_base, changes, tmp_path, monkeyp
     assert chip["executor"] == "virtual:wukong-72"
     assert chip["circuits"] > chip["packed_circuits"] > 0
     tuned = summary["tuned"]["execution"]
-    assert tuned["executor"] == "origin:72"
+    assert tuned["executor"] == "origin:72@127.0.0.1"
     assert tuned["rows"]["gradient"] > 0
     assert 0 < summary["study"]["tensored"]["slope"] < 1.2
     assert {"chip.png", "fidelity.png"} == {path.name for path in (output / "plots").iterdir()}

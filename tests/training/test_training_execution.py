@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from qpeft.errors import InputError
 from qpeft.training import RunFolder, make_recipe, train
-from qpeft.training.workload import workload
+from qpeft.training.run import planned_calls, prepare
 from tiny_base import recipe_values
 
 ADAPTER = {"method": "qtha", "r": 2, "arch": "quantum", "target_modules": ["q_proj"]}
@@ -69,7 +69,8 @@ def test_training_on_a_chip_says_what_ran_there(on_chip):
 def test_the_workload_was_known_beforehand(on_chip):
     _, folder, recipe = on_chip
     told = json.loads(folder.result.read_text())["execution"]
-    assert sum(call.rows * call.times for call in workload(recipe, None)) == sum(told["rows"].values())
+    calls = planned_calls(recipe, prepare(recipe))
+    assert sum(call.rows * call.times for call in calls) == sum(told["rows"].values())
 
 
 def test_a_run_starts_from_a_trained_adapter(on_chip, llama_base, tmp_path):
@@ -92,3 +93,15 @@ def test_an_adapter_of_other_sizes_is_refused(on_chip, llama_base, tmp_path, cha
         train(make_recipe(values(llama_base, tmp_path / "run", adapter=adapter)))
     with pytest.raises(InputError, match="holds no trained adapter"):
         train(make_recipe(values(llama_base, tmp_path / "run", adapter={**ADAPTER, "start_from": str(tmp_path)})))
+
+
+def test_a_run_over_its_budget_is_refused_before_anything_is_sent(llama_base, tmp_path):
+    recipe = make_recipe(values(llama_base, tmp_path / "run", execution={**CHIP, "max_circuits": 3}))
+    with pytest.raises(InputError, match=r"the run would use .* of 3 circuits: nothing was sent"):
+        train(recipe)
+    from qpeft.qpu.ledger import LedgerReader
+
+    assert LedgerReader(tmp_path / "run").spent("virtual:wukong-72").jobs == 0
+    assert (
+        train(make_recipe(values(llama_base, tmp_path / "other", execution={**CHIP, "max_circuits": 100}))).steps == 2
+    )

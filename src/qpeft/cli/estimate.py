@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,27 +19,39 @@ if TYPE_CHECKING:
     from qpeft.circuits import Circuit
     from qpeft.qpu.protocol import Caps
     from qpeft.qpu.settings import ExecutionSettings
+    from qpeft.training.recipe import Recipe
 
 
 def run(target: Path, overrides: list[str], limit: int | None, execution: Mapping[str, Any], as_json: bool) -> None:
     with Steps() as say:
         say("starting")
         from qpeft.training.recipe import load_recipe
-        from qpeft.training.workload import workload
+        from qpeft.training.run import planned_calls, prepare
+        from qpeft.training.workload import evaluation_calls, price
 
     own = target / "recipe.yaml"
     given = [f"execution.{key}={value}" for key, value in execution.items() if value is not None]
     recipe = load_recipe(own if own.is_file() else target, [*overrides, *given])
-    settings = recipe.execution.settings
+    settings, evaluation = recipe.execution.settings, recipe.evaluation
     if settings.executor == "exact":
         raise InputError("the simulator costs nothing: name a chip with --executor, as origin or virtual-wukong")
     calm_libraries()
     with Steps() as say:
-        trained = (target / "result.json").is_file()  # then only the evaluation is still to come
-        calls = workload(recipe, limit, training=not trained, say=say)
+        ready = prepare(recipe, say)
+        # a run that is trained has only its evaluation to come
+        calls = [] if (target / "result.json").is_file() else planned_calls(recipe, ready)
+        report = ready.data.report
+        if evaluation.task is not None:
+            examples = limit or evaluation.limit or report.kept
+            prompt = max(1, round((report.tokens - report.labelled_tokens) / max(report.kept, 1)))
+            sizes = (evaluation.batch_size, evaluation.max_new_tokens, prompt)
+            calls += evaluation_calls(recipe.execution, ready.model, examples, *sizes)
+        if not calls:
+            raise InputError("the run is trained and its recipe names no evaluation: add evaluation.task=arithmetic")
         say("planning")
         chip = _ask(settings)
-        parts, advice = _price(calls, settings, chip, recipe)
+        parts = price(calls, settings, chip.caps, chip.snapshot)
+        advice = _advice(calls[0].circuit, recipe, chip)  # an adapter has one circuit
     total = parts[0][1]
     for _, part in parts[1:]:
         total += part
@@ -90,46 +101,31 @@ def _ask(settings: ExecutionSettings) -> _Chip:
         provider.close()
 
 
-def _price(
-    calls: list[Any], settings: ExecutionSettings, chip: _Chip, recipe: Any
-) -> tuple[list[tuple[str, Any]], list[str]]:
-    """An estimate for every kind of call, and sentences about layout and signal."""
+def _advice(circuit: Circuit, recipe: Recipe, chip: _Chip) -> list[str]:
+    """Sentences about layout and signal."""
     from qpeft.adapters import QTHAConfig
     from qpeft.chips.packing import plan_layout
     from qpeft.circuits import qtha_block
-    from qpeft.qpu.estimate import estimate
     from qpeft.qpu.signal import advise, expected_signals
+    from qpeft.training.workload import layout_of
 
     _, caps, snapshot = chip
-    layout = {**settings.layout, **({} if caps.packs else {"max_blocks": 1})}
-
-    @lru_cache
-    def plan(circuit: Circuit, most: int | None = layout["max_blocks"]) -> Any:
-        return plan_layout(circuit, snapshot, **{**layout, "max_blocks": most})
-
-    parts = [
-        (
-            call.what,
-            estimate(call.rows, settings.shots, caps, snapshot, circuits_per_row=call.circuits_per_row,
-                     blocks=plan(call.circuit).n_blocks, batches=call.times),
-        )
-        for call in calls
-    ]  # fmt: skip
-    config = recipe.adapter.build()
-    circuit = calls[0].circuit  # an adapter has one
-    found = plan(circuit)
+    settings = recipe.execution.settings
+    found = layout_of(circuit, settings, caps, snapshot)
     sentences = [
         f"{found.n_blocks} circuits of {circuit.n_qubits} qubits stand side by side on {snapshot.name}; expected "
         f"fidelity of a block {min(found.scores):.2f} to {max(found.scores):.2f}."
     ]
+    config = recipe.adapter.build()
     if isinstance(config, QTHAConfig):
 
         def signal(n: int, n_layers: int) -> float:
             other = qtha_block(n, n_layers, gate_order=config.gate_order)
-            places = found if other == circuit else plan(other, 1)  # others on the best place alone: quicker
+            # others on the best place alone: quicker
+            places = found if other == circuit else plan_layout(other, snapshot, max_blocks=1)
             signals = [s for template in places.templates for s in expected_signals(template, snapshot)]
             return math.fsum(signals) / len(signals)
 
         advice = advise(signal, circuit.n_qubits, config.depth, settings.shots, caps.max_shots)
         sentences.append(("" if advice.survives else "warning: ") + advice.sentence() + ".")
-    return parts, sentences
+    return sentences

@@ -15,6 +15,7 @@ from qpeft.errors import InputError
 if TYPE_CHECKING:
     from qpeft.training import Recipe
     from qpeft.training.execution import ExecutionSection
+    from qpeft.training.workload import Call
 
 
 def run(
@@ -76,6 +77,7 @@ def measure(
     from qpeft.training.execution import ExecutionSection, executing
     from qpeft.training.recipe import DataSection, EvaluationSection, load_recipe
     from qpeft.training.target import open_target
+    from qpeft.training.workload import evaluation_calls
 
     own = Path(target) / "recipe.yaml"
     if recipe_path is None and own.is_file():
@@ -109,7 +111,12 @@ def measure(
         system=source.system,
     )
     folder = opened.run.path if opened.run else None
-    with executing(where, opened.model, folder) as run, counting(f"{task}, {Path(target).name}") as progress:
+    calls: list[Call] = []
+    if where.executor != "exact" and task not in ("perplexity", "classification"):
+        lengths = [len(opened.tokenizer(example.question)["input_ids"]) for example in examples]
+        sizes = (settings.batch_size, settings.max_new_tokens or 256, max(1, sum(lengths) // len(lengths)))
+        calls = evaluation_calls(where, opened.model, len(examples), *sizes)
+    with executing(where, opened.model, folder, calls) as run, counting(f"{task}, {Path(target).name}") as progress:
         result = run_task(task, opened.model, opened.tokenizer, examples, settings, progress).to_dict()
         return result if run is None else {**result, "execution": asdict(run.report())}
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from qpeft.adapters.execution import Run, run_on
+from qpeft.qpu.budget import Spend
 from qpeft.qpu.settings import ExecutionSettings, open_executor
 from qpeft.training.keys import nearest
+
+if TYPE_CHECKING:
+    from qpeft.qpu.executor import ChipExecutor
+    from qpeft.training.workload import Call
 
 
 class ExecutionSection(BaseModel):
@@ -45,19 +50,22 @@ class ExecutionSection(BaseModel):
 
 
 @contextmanager
-def executing(section: ExecutionSection, model: Any, folder: str | Path | None) -> Iterator[Run | None]:
+def executing(
+    section: ExecutionSection, model: Any, folder: str | Path | None, calls: Sequence[Call] = ()
+) -> Iterator[Run | None]:
     """Run the circuits of a model as the section says, for as long as the block lasts.
 
     Args:
         section: Where and how.
         model: With quantum layers.
         folder: Holds the ledger. Without one that of a simulated chip is forgotten, and a paid chip is refused.
+        calls: What the block will ask for, so that a run that does not fit the budget is refused before it starts.
 
     Yields:
         What is running, for its report; `None` for the simulator.
 
     Raises:
-        InputError: Settings that do not go together, or a model without circuits.
+        InputError: Settings that do not go together, a model without circuits, or a run over its budget.
         MissingDependencyError: The vendor's package is not installed.
     """
     settings = section.settings
@@ -66,6 +74,8 @@ def executing(section: ExecutionSection, model: Any, folder: str | Path | None) 
         return
     executor = open_executor(settings, folder)
     try:
+        if settings.budget and calls:
+            _check_budget(executor, settings, calls)
         with run_on(
             model,
             executor,
@@ -78,3 +88,13 @@ def executing(section: ExecutionSection, model: Any, folder: str | Path | None) 
             yield run
     finally:
         executor.close()
+
+
+def _check_budget(executor: ChipExecutor, settings: ExecutionSettings, calls: Sequence[Call]) -> None:
+    """Refuse a run that would not fit. One that goes on has spent a part of the plan already: the broker stops it."""
+    from qpeft.training.workload import price
+
+    broker = executor.broker
+    if broker.ledger.spent(executor.name).jobs == 0:
+        parts = price(calls, settings, broker.provider.caps(), broker.provider.snapshot())
+        broker.check(sum((part.spend for _, part in parts), Spend()))

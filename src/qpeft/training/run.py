@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,7 @@ from qpeft.training.recipe import Recipe, load_recipe
 from qpeft.training.run_folder import RunFolder, read_metrics, versions, write_json, write_text
 from qpeft.training.start import load_trained
 from qpeft.training.trainer import build_trainer, training_arguments
+from qpeft.training.workload import Call, steps_of, training_calls
 
 Say = Callable[[str], None]
 
@@ -62,14 +62,16 @@ class Preparation:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
+    """A run before its first step."""
+
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
     data: Encoded
     device: str
 
 
-def prepare(recipe: Recipe, say: Say = lambda _: None) -> _Prepared:
+def prepare(recipe: Recipe, say: Say = lambda _: None) -> Prepared:
     """Load the base, read and tokenise the data, attach the adapter (seeded).
 
     Raises:
@@ -101,7 +103,7 @@ def prepare(recipe: Recipe, say: Say = lambda _: None) -> _Prepared:
         raise InputError(f"training.angle_learning_rate is {rate}, and this adapter has no angles: leave it out")
     device = adapted.device.type
     training_arguments(recipe, RunFolder(recipe.output), device, data.validation is not None)  # refuses wrong values
-    return _Prepared(adapted, tokenizer, data, device)
+    return Prepared(adapted, tokenizer, data, device)
 
 
 def dry_run(recipe: Recipe, say: Say = lambda _: None) -> Preparation:
@@ -109,15 +111,6 @@ def dry_run(recipe: Recipe, say: Say = lambda _: None) -> Preparation:
     ready = prepare(recipe, say)
     steps = steps_of(recipe, len(ready.data.train))
     return Preparation(parameter_table(ready.model), ready.data.report, steps)
-
-
-def steps_of(recipe: Recipe, n_examples: int) -> int:
-    """Optimiser's steps of a run over so many examples."""
-    section = recipe.training
-    if section.max_steps > 0:
-        return section.max_steps
-    per_step = section.per_device_train_batch_size * section.gradient_accumulation_steps
-    return math.ceil(section.num_train_epochs * -(-n_examples // per_step))
 
 
 def train(
@@ -164,7 +157,7 @@ def _train(
 
 
 def _run(
-    recipe: Recipe, folder: RunFolder, ready: _Prepared, callbacks: Sequence[TrainerCallback], say: Say
+    recipe: Recipe, folder: RunFolder, ready: Prepared, callbacks: Sequence[TrainerCallback], say: Say
 ) -> TrainingResult:
     write_text(folder.recipe, recipe.to_yaml())  # from here on the folder holds a run
     write_json(folder.versions, versions())
@@ -173,6 +166,7 @@ def _run(
     folder.rewind_metrics(done)
     if checkpoint is not None:
         say(f"going on from {checkpoint.name}")
+    calls = planned_calls(recipe, ready) if recipe.execution.executor != "exact" else []
     stop = StopOnSignal()
     trainer = build_trainer(
         recipe, folder, ready.model, ready.tokenizer, ready.data.train, ready.data.validation, ready.device,
@@ -180,7 +174,7 @@ def _run(
     )  # fmt: skip
     started = time.monotonic()
     try:
-        with stop, executing(recipe.execution, ready.model, folder.path) as execution:
+        with stop, executing(recipe.execution, ready.model, folder.path, calls) as execution:
             _go_on(trainer, checkpoint)
             executed = {} if execution is None else {"execution": asdict(execution.report())}
     finally:
@@ -196,6 +190,12 @@ def _run(
     result = _result(folder, ready, trainer.state.global_step, seconds)
     write_json(folder.result, {"training": asdict(result), **executed})
     return result
+
+
+def planned_calls(recipe: Recipe, ready: Prepared) -> list[Call]:
+    """Circuits that the training will ask for."""
+    validation = ready.data.validation
+    return training_calls(recipe, ready.model, ready.data.report, 0 if validation is None else len(validation))
 
 
 def _go_on(trainer: Any, checkpoint: Path | None) -> None:
@@ -241,7 +241,7 @@ model = qpeft.load("path/to/this/folder")
 ```"""
 
 
-def _save(ready: _Prepared, folder: RunFolder) -> None:
+def _save(ready: Prepared, folder: RunFolder) -> None:
     """Write the adapter beside its place and move it there whole."""
     fresh = folder.path / ".adapter"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -257,7 +257,7 @@ def _save(ready: _Prepared, folder: RunFolder) -> None:
     fresh.rename(folder.adapter)
 
 
-def _result(folder: RunFolder, ready: _Prepared, steps: int, seconds: float) -> TrainingResult:
+def _result(folder: RunFolder, ready: Prepared, steps: int, seconds: float) -> TrainingResult:
     metrics = read_metrics(folder.metrics)
     lines = [line for line in metrics if "loss" in line]
     eval_losses = [line["eval_loss"] for line in metrics if "eval_loss" in line]

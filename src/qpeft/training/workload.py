@@ -10,16 +10,25 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+
+from torch import nn
 
 from qpeft.adapters.execution import quantum_layers
+from qpeft.chips import ChipSnapshot
+from qpeft.chips.layout import Layout
+from qpeft.chips.packing import plan_layout
 from qpeft.circuits import Circuit
-from qpeft.errors import InputError
+from qpeft.data import EncodingReport
 from qpeft.gradients import count_circuits
+from qpeft.qpu.estimate import Estimate, estimate
+from qpeft.qpu.protocol import Caps
+from qpeft.qpu.settings import ExecutionSettings
 from qpeft.qpu.tokens import Tokens
+from qpeft.training.execution import ExecutionSection
 from qpeft.training.recipe import Recipe
-from qpeft.training.run import prepare, steps_of
 
 
 @dataclass(frozen=True)
@@ -41,55 +50,114 @@ class Call:
     times: int
 
 
-def workload(
-    recipe: Recipe, limit: int | None, training: bool = True, say: Callable[[str], None] = lambda _: None
-) -> list[Call]:
-    """All calls of a training, and of an evaluation of ``limit`` examples, as the recipe's execution section says.
+def training_calls(recipe: Recipe, model: nn.Module, report: EncodingReport, n_validation: int) -> list[Call]:
+    """All calls of a training, validation included.
 
     Args:
         recipe: The run.
-        limit: Examples of the evaluation; ``None`` takes the recipe's.
-        training: Whether the training is still to come.
-        say: Receives one sentence a step.
+        model: With its adapter.
+        report: Of the encoded training set.
+        n_validation: Examples of the validation set.
 
     Raises:
-        InputError: The recipe cannot be used, or its adapter has no circuits.
+        InputError: The adapter has no circuits.
     """
-    ready = prepare(recipe, say)
-    settings = recipe.execution.settings
-    chosen = quantum_layers(ready.model, recipe.execution.layers)
-    report, section, evaluation = ready.data.report, recipe.training, recipe.evaluation
+    section, settings = recipe.training, recipe.execution.settings
     tokens = Tokens.parse(settings.tokens)
-    length = max(1, round(report.tokens / max(report.kept, 1))) if report.tokens else recipe.data.max_length
-    prompt = max(1, round((report.tokens - report.labelled_tokens) / max(report.kept, 1)))
-    steps = steps_of(recipe, len(ready.data.train))
-    passes = steps * section.gradient_accumulation_steps
-    examples = limit or evaluation.limit or report.kept
-    batch = min(evaluation.batch_size, examples)
-    batches = math.ceil(examples / batch)
-
+    length = max(1, round(report.tokens / report.kept)) if report.tokens else recipe.data.max_length
+    steps = steps_of(recipe, report.kept)
     calls = []
-    for key, n_layers in Counter(layer.circuit.key for layer in chosen.values()).items():
-        circuit = Circuit.from_key(key)
+    for circuit, n_layers in _circuits(recipe.execution, model):
         each = count_circuits(circuit, settings.gradient, 1, settings.n_directions)
-        if training and ready.data.validation is not None:
-            times, sequences = _validations(recipe, steps, len(ready.data.validation))
+        rows = _rows(tokens, section.per_device_train_batch_size, length)
+        times = steps * section.gradient_accumulation_steps * n_layers
+        calls.append(Call("training, forward", circuit, rows, each.forward, times))
+        if each.gradient:
+            calls.append(Call("training, gradient", circuit, rows, each.gradient, times))
+        if n_validation:
+            passes, sequences = _validations(recipe, steps, n_validation)
             rows = _rows(tokens, sequences, length)
-            calls.append(Call("validation", circuit, rows, each.forward, times * n_layers))
-        if training:
-            rows = _rows(tokens, section.per_device_train_batch_size, length)
-            calls.append(Call("training, forward", circuit, rows, each.forward, passes * n_layers))
-            if each.gradient:
-                calls.append(Call("training, gradient", circuit, rows, each.gradient, passes * n_layers))
-        if evaluation.task is not None:
-            prompts = _rows(tokens, batch, prompt)
-            calls.append(Call("evaluation, prompts", circuit, prompts, each.forward, batches * n_layers))
-            written = _rows(tokens, batch, 1)
-            times = batches * n_layers * (evaluation.max_new_tokens - 1)
-            calls.append(Call("evaluation, answers", circuit, written, each.forward, times))
-    if not calls:
-        raise InputError("the run is trained and its recipe names no evaluation: add evaluation.task=arithmetic, say")
+            calls.append(Call("validation", circuit, rows, each.forward, passes * n_layers))
     return calls
+
+
+def evaluation_calls(
+    execution: ExecutionSection, model: nn.Module, n_examples: int, batch_size: int, max_new_tokens: int, prompt: int
+) -> list[Call]:
+    """All calls of an evaluation that writes answers, at most.
+
+    Args:
+        execution: Whose circuits run where.
+        model: With its adapter.
+        n_examples: Prompts.
+        batch_size: Prompts answered together.
+        max_new_tokens: Longest answer.
+        prompt: Tokens of a prompt.
+
+    Raises:
+        InputError: The adapter has no circuits.
+    """
+    tokens = Tokens.parse(execution.settings.tokens)
+    batch = min(batch_size, n_examples)
+    batches = math.ceil(n_examples / batch)
+    calls = []
+    for circuit, n_layers in _circuits(execution, model):
+        each = count_circuits(circuit, "adjoint", 1).forward
+        calls.append(Call("evaluation, prompts", circuit, _rows(tokens, batch, prompt), each, batches * n_layers))
+        times = batches * n_layers * (max_new_tokens - 1)
+        calls.append(Call("evaluation, answers", circuit, _rows(tokens, batch, 1), each, times))
+    return calls
+
+
+def price(
+    calls: Sequence[Call], settings: ExecutionSettings, caps: Caps, snapshot: ChipSnapshot
+) -> list[tuple[str, Estimate]]:
+    """What each kind of call uses on a chip.
+
+    Raises:
+        InputError: The circuit fits nowhere, or shots that the provider does not take.
+    """
+    return [
+        (
+            call.what,
+            estimate(
+                call.rows,
+                settings.shots,
+                caps,
+                snapshot,
+                circuits_per_row=call.circuits_per_row,
+                blocks=layout_of(call.circuit, settings, caps, snapshot).n_blocks,
+                batches=call.times,
+            ),
+        )
+        for call in calls
+    ]
+
+
+@lru_cache(maxsize=8)
+def _layout(circuit: Circuit, snapshot: ChipSnapshot, options: tuple[tuple[str, object], ...]) -> Layout:
+    return plan_layout(circuit, snapshot, **dict(options))  # type: ignore[arg-type]
+
+
+def layout_of(circuit: Circuit, settings: ExecutionSettings, caps: Caps, snapshot: ChipSnapshot) -> Layout:
+    """Where the circuits of a run stand on a chip."""
+    options = {**settings.layout, **({} if caps.packs else {"max_blocks": 1})}
+    return _layout(circuit, snapshot, tuple(options.items()))
+
+
+def steps_of(recipe: Recipe, n_examples: int) -> int:
+    """Optimiser's steps of a run over so many examples."""
+    section = recipe.training
+    if section.max_steps > 0:
+        return section.max_steps
+    per_step = section.per_device_train_batch_size * section.gradient_accumulation_steps
+    return math.ceil(section.num_train_epochs * -(-n_examples // per_step))
+
+
+def _circuits(execution: ExecutionSection, model: nn.Module) -> list[tuple[Circuit, int]]:
+    """The circuits that go to the chip, and in how many layers each is."""
+    layers = quantum_layers(model, execution.layers).values()
+    return [(Circuit.from_key(key), count) for key, count in Counter(layer.circuit.key for layer in layers).items()]
 
 
 def _validations(recipe: Recipe, steps: int, n_examples: int) -> tuple[int, int]:

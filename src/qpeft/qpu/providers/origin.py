@@ -116,7 +116,8 @@ class OriginProvider:
 
     @property
     def name(self) -> str:
-        return f"origin:{self._chip}"
+        where = f"@{urlsplit(self._url).hostname}" if self._url else ""  # another service, another ledger
+        return f"origin:{self._chip}{where}"
 
     def caps(self) -> Caps:
         """200 programs a task, 100 to 10,000 shots; jobs cannot be found again by their token; no price is known."""
