@@ -244,7 +244,7 @@ int64_t run(Call &call, bool is_double, bool backward, int n_threads, const void
 }  // namespace
 
 /// Number of this interface; it grows when a function's arguments or meaning change.
-QPEFT_EXPORT int qpeft_native_abi() { return 4; }
+QPEFT_EXPORT int qpeft_native_abi() { return 5; }
 
 /// Name of the instruction set in use.
 QPEFT_EXPORT const char *qpeft_native_isa() { return kernel().name; }

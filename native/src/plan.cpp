@@ -169,7 +169,9 @@ void read_part(Reader &r, Part &part, Plan &plan, Angle *angles) {
   part.n_buffers = r.between(1, int64_t{part.n_ops} + 2);
   int *buffer_of = r.array<int>(part.n_ops + 1);
   for (int i = 0; i <= part.n_ops; ++i) buffer_of[i] = r.between(-part.n_buffers, part.n_buffers);
-  r.require(part.n_ops == 0 || buffer_of[part.n_ops] >= 0);  // the search for a kept state ends there
+  part.ends_in_pass = r.below(2);
+  const int last = part.n_ops - part.ends_in_pass;
+  r.require(last >= 0 && (last == 0 || buffer_of[last] >= 0));  // the search for a kept state ends there
   part.buffer_of = buffer_of;
   part.first_value = plan.n_values;
   part.n_values = r.count();
@@ -189,6 +191,13 @@ void read_part(Reader &r, Part &part, Plan &plan, Angle *angles) {
   const bool ordered = part.basis_rank > 0 || plan.probabilities;
   r.require(!ordered || n_order == int64_t{1} << part.n_qubits);
   part.order = r.slots(n_order, part.n_qubits);
+  if (part.ends_in_pass) {
+    const Op &pass = ops[last];
+    r.require(pass.kind == OP_PASS && part.basis_rank > 0 && part.n_signs_values == 0 && !plan.by_amplitudes);
+    r.require(int64_t{pass.n_bases} << pass.radix == int64_t{1} << part.n_qubits && !plan.probabilities);
+    part.end_members = r.slots(1 << pass.radix, pass.radix);
+    part.end_starts = r.slots(static_cast<int>(pass.n_bases), pass.radix);
+  }
   if (part.n_qubits > plan.max_qubits) plan.max_qubits = part.n_qubits;
 }
 

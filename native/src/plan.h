@@ -79,7 +79,7 @@ struct Value {
 
 struct Part {
   int n_qubits;
-  const Chain *chains;   // by bit of the slot, lowest first
+  const Chain *chains;   // of wires: bit k of a slot, where lanes are samples exclusive-or bit k + n / 2 for k < n / 2
   bool complex_product;  // whether a chain holds phases
   bool complex_end;      // whether the state is complex when measured
   int n_ops;
@@ -88,6 +88,10 @@ struct Part {
   const Value *values;
   int basis_rank;         // number of values carried by bits of the measuring order
   const uint32_t *order;  // slot measured at each place of that order
+  // Whether the backward pass runs the last operation, an OP_PASS, and begins in it. The measuring order goes through the
+  // groups of that pass: at place k of group g stands its member end_members[k] ^ end_starts[g].
+  bool ends_in_pass;
+  const uint32_t *end_members, *end_starts;
   int n_signs_values;  // values with basis_bit < 0
   // History for the backward pass, in state buffers of 2 * 2^n_qubits vectors.
   int n_buffers;

@@ -8,6 +8,9 @@
 // product of the c is kept aside (`scale`): state = scale * what is stored. Lanes with small c take (c, s) themselves,
 // and powers of two are taken out of `scale` where it gets small; both leave the other lanes' bits as they are.
 //
+// The product state that a circuit starts from is held as the products of two halves of the wires, which also carry its
+// gradient: Lambda contracted with one half is the gradient of the other.
+//
 // Backward: with Lambda = 2 dE/d(conj psi), which starts as 2 sum_m g_m P_m psi and is carried back through inverse
 // operations, dE/dalpha is Re <Lambda| -iY psi> for a rotation by 2 alpha about Y and -Im <Lambda| chi psi> for a phase
 // exp(i chi alpha). Stored Lambda is Lambda * scale, so that scales cancel in every product with a stored state.
@@ -34,16 +37,19 @@ struct SampleWorkspace {
   V *outputs;                  // of a block, or their gradients
   V *factors;                  // scratch for products of values
   V *chain;                    // wires * (max_chain + 1) * 4: states of single wires
-  V *product;                  // product state of the first k wires at 2^k, real then imaginary parts (2 * 2^(n+1))
+  V *halves[2];                // product states of the first k of the lower and of the upper wires at 2^k, real parts
+                               // and, half_size later, imaginary parts
+  V *half_gradients[2];
+  V *product;                  // 2 * 2^n
   V *states;                   // buffers of 2 * 2^n
   V *lambda;                   // 2 * 2^n
-  V *measured;                 // 2^n / 8 + ...: sums over groups
+  V *measured;                 // sums over groups of amplitudes, or their weights
   V *rescale;                  // by operation: power of two taken out there
   bool *rescaled;
   V *table_gradient;           // by element of the tables, since the last flush
   double *table_sum;           // by element of the tables
   double *angle_sum;           // by angle
-  size_t state_stride;
+  size_t state_stride, half_size;
 
   // Lays the memory out from `base`; returns the bytes it takes.
   size_t place(const Plan &plan, bool backward, char *base) {
@@ -73,15 +79,20 @@ struct SampleWorkspace {
     take(outputs, plan.n_outputs);
     take(factors, max_factors + 1);
     take(chain, chain_size);
-    take(product, 4 * d);
+    half_size = size_t{2} << (plan.max_qubits + 1) / 2;
+    take(halves[0], 2 * half_size);
+    take(halves[1], 2 * half_size);
+    take(product, 2 * d);
     state_stride = 2 * d;
     take(states, n_buffers * state_stride);
-    take(measured, 2 * d + 64);
+    take(measured, d);
     take(rescale, n_ops);
     take(rescaled, n_ops);
     if (backward) {
       take(angle_gradient, plan.n_angles);
       take(value_gradients, plan.n_values);
+      take(half_gradients[0], 2 * half_size);
+      take(half_gradients[1], 2 * half_size);
       take(lambda, 2 * d);
       take(table_gradient, plan.table_size);
       take(table_sum, plan.table_size);
@@ -229,23 +240,16 @@ class SampleKernel {
 
   V *state(int buffer) const { return w_.states + buffer * w_.state_stride; }
 
-  // Real product states stand in w_.product + 2^n; everything after the first operation in a buffer.
-  V *product_real(const Part &part) const { return w_.product + (size_t{1} << part.n_qubits); }
-  size_t product_imaginary_offset(const Part &part) const { return size_t{2} << part.n_qubits; }
-
   struct Place {
     V *re, *im;
   };
   Place boundary(const Part &part, int b, bool keep) const {
-    if (b == 0) {
-      V *re = product_real(part);
-      return {re, re + product_imaginary_offset(part)};
-    }
-    V *re = state(keep ? part.buffer_of[b] >= 0 ? part.buffer_of[b] : -1 - part.buffer_of[b] : 0);
+    V *re = b == 0 ? w_.product : state(keep ? part.buffer_of[b] >= 0 ? part.buffer_of[b] : -1 - part.buffer_of[b] : 0);
     return {re, re + (size_t{1} << part.n_qubits)};
   }
 
-  // Runs a part. With `keep`, states that the backward pass needs stay in their buffers.
+  // Runs a part. With `keep`, states that the backward pass needs stay in their buffers, and a last pass that it begins
+  // with is left to it.
   void evolve(const Part &part, bool keep) {
     make_product(part);
     scale_ = splat(R{1});
@@ -268,7 +272,8 @@ class SampleKernel {
         case OP_PASS:
           for (int k = 0; k < op.radix; ++k) scale_ *= scale_factor_fast(op.turns[k].angle);
           take_out_power(i);
-          pass(op, w_.rescaled[i] ? &w_.rescale[i] : nullptr, in, out);
+          if (!(keep && part.ends_in_pass && i == part.n_ops - 1))
+            pass(op, w_.rescaled[i] ? &w_.rescale[i] : nullptr, in, out);
           break;
         case OP_CONTROLLED:
           controlled(op, d, in, out);
@@ -287,9 +292,10 @@ class SampleKernel {
     scale_ /= w_.rescale[i];
   }
 
-  // Single wires, then their product, doubling from the lowest bit.
+  // Single wires, then the products of the lower and of the upper half of them, then the product of both. Column b of
+  // row h, the amplitude of these numbers in the halves, stands in slot (h << lower wires) + (b ^ h), where only lower
+  // bits of h count: amplitudes that differ in upper wires alone would otherwise compete for a few lines of the caches.
   void make_product(const Part &part) {
-    const size_t imaginary = product_imaginary_offset(part);
     const int stride = (part.max_chain + 1) * 4;
     for (int wire = 0; wire < part.n_qubits; ++wire) {
       const Chain &chain = part.chains[wire];
@@ -313,12 +319,39 @@ class SampleKernel {
         }
       }
     }
-    V *level = w_.product + 1;
+    const int low = part.n_qubits / 2;
+    const Place lower = half_product(part, 0), upper = half_product(part, 1);
+    const uint32_t rows = 1u << (part.n_qubits - low), columns = 1u << low;
+    for (uint32_t h = 0; h < rows; ++h) {
+      V *re = w_.product + h * columns, *im = re + (size_t{1} << part.n_qubits);
+      const V hr = upper.re[h], hi = upper.im[h];
+      const uint32_t shift = h & (columns - 1);
+      if (part.complex_product) {
+        for (uint32_t b = 0; b < columns; ++b) {
+          const V lr = lower.re[b ^ shift], li = lower.im[b ^ shift];
+          re[b] = hr * lr - hi * li;
+          im[b] = hr * li + hi * lr;
+        }
+      } else {
+        for (uint32_t b = 0; b < columns; ++b) re[b] = hr * lower.re[b ^ shift];
+      }
+    }
+  }
+
+  // Wires first ... last - 1 are the lower (0) or the upper (1) half.
+  static int half_first(const Part &part, int half) { return half ? part.n_qubits / 2 : 0; }
+  static int half_last(const Part &part, int half) { return half ? part.n_qubits : part.n_qubits / 2; }
+
+  // The product of a half's wires, doubling from the lowest.
+  Place half_product(const Part &part, int which) const {
+    const int first = half_first(part, which), last = half_last(part, which);
+    const int stride = (part.max_chain + 1) * 4;
+    V *level = w_.halves[which] + 1;
     level[0] = splat(R{1});
-    if (part.complex_product) level[imaginary] = splat(R{0});
-    for (int wire = 0; wire < part.n_qubits; ++wire) {
+    level[w_.half_size] = splat(R{0});
+    for (int wire = first; wire < last; ++wire) {
       const V *v = w_.chain + wire * stride + part.chains[wire].n_elements * 4;
-      const uint32_t half = 1u << wire;
+      const uint32_t half = 1u << (wire - first);
       V *next = level + half;
       if (!part.complex_product) {
         const V v0 = v[0], v1 = v[2];
@@ -328,8 +361,8 @@ class SampleKernel {
         }
       } else {
         const V r0 = v[0], i0 = v[1], r1 = v[2], i1 = v[3];
-        const V *lre = level, *lim = level + imaginary;
-        V *nre = next, *nim = next + imaginary;
+        const V *lre = level, *lim = level + w_.half_size;
+        V *nre = next, *nim = next + w_.half_size;
         for (uint32_t b = 0; b < half; ++b) {
           const V re = lre[b], im = lim[b];
           nre[b] = re * r0 - im * i0;
@@ -340,6 +373,7 @@ class SampleKernel {
       }
       level = next;
     }
+    return {level, level + w_.half_size};
   }
 
   static void multiply_real(const R *table, uint32_t d, Place in, Place out, bool complex) {
@@ -437,21 +471,7 @@ class SampleKernel {
         V a[kGroup];
 #pragma GCC unroll 16
         for (int j = 0; j < kGroup; ++j) a[j] = at(from, base ^ offsets[j]);
-#pragma GCC unroll 4
-        for (int k = 0; k < kRadix; ++k) {
-#pragma GCC unroll 16
-          for (int j = 0; j < kGroup; ++j) {
-            if (j >> k & 1) continue;
-            const V first = a[j], second = a[j | 1 << k];
-            if (kPlain) {
-              a[j] = first - y[k] * second;
-              a[j | 1 << k] = second + y[k] * first;
-            } else {
-              a[j] = own(x[k], first) - y[k] * second;
-              a[j | 1 << k] = own(x[k], second) + y[k] * first;
-            }
-          }
-        }
+        turn<kRadix, kPlain, false>(a, x, y);
 #pragma GCC unroll 16
         for (int j = 0; j < kGroup; ++j) at(to, base ^ offsets[j]) = kPlain ? a[j] : a[j] * factor;
       }
@@ -498,21 +518,7 @@ class SampleKernel {
 #pragma GCC unroll 16
         for (int j = 0; j < kGroup; ++j) a[j] = at(adjoint, base ^ offsets[j]);
         if (kAfter) gradients<kRadix>(a, state, base, offsets, plus, minus);
-#pragma GCC unroll 4
-        for (int k = 0; k < kRadix; ++k) {
-#pragma GCC unroll 16
-          for (int j = 0; j < kGroup; ++j) {
-            if (j >> k & 1) continue;
-            const V first = a[j], second = a[j | 1 << k];
-            if (kPlain) {
-              a[j] = first + y[k] * second;
-              a[j | 1 << k] = second - y[k] * first;
-            } else {
-              a[j] = own(x[k], first) + y[k] * second;
-              a[j | 1 << k] = own(x[k], second) - y[k] * first;
-            }
-          }
-        }
+        turn<kRadix, kPlain, true>(a, x, y);
         if (!kPlain) {
 #pragma GCC unroll 16
           for (int j = 0; j < kGroup; ++j) a[j] *= factor;
@@ -523,6 +529,88 @@ class SampleKernel {
       }
     }
     for (int k = 0; k < kRadix; ++k) w_.angle_gradient[op.turns[k].angle] += plus[k] - minus[k];
+  }
+
+  // The last pass of a circuit and the way back through it: Lambda is a multiple of the state after the pass, which is
+  // found and left in registers. Member j of group g has (high[g] + low[j ^ end_starts[g]]) psi.
+  void pass_end(const Part &part, const V *rescale, const V *low, const V *high, Place psi, Place lambda) {
+    const Op &op = part.ops[part.n_ops - 1];
+    bool plain = rescale == nullptr;
+    for (int k = 0; k < op.radix; ++k) plain = plain && !w_.small[op.turns[k].angle];
+    switch (op.radix * 2 + plain) {
+      case 2: return pass_end<1, false>(part, rescale, low, high, psi, lambda);
+      case 3: return pass_end<1, true>(part, rescale, low, high, psi, lambda);
+      case 4: return pass_end<2, false>(part, rescale, low, high, psi, lambda);
+      case 5: return pass_end<2, true>(part, rescale, low, high, psi, lambda);
+      case 6: return pass_end<3, false>(part, rescale, low, high, psi, lambda);
+      case 7: return pass_end<3, true>(part, rescale, low, high, psi, lambda);
+      case 8: return pass_end<4, false>(part, rescale, low, high, psi, lambda);
+      case 9: return pass_end<4, true>(part, rescale, low, high, psi, lambda);
+    }
+  }
+
+  template <int kRadix, bool kPlain>
+  __attribute__((noinline)) void pass_end(const Part &part, const V *rescale, const V *low, const V *high, Place psi,
+                                          Place lambda) {
+    constexpr int kGroup = 1 << kRadix;
+    const Op &op = part.ops[part.n_ops - 1];
+    V y[kRadix], x[kRadix], plus[kRadix], minus[kRadix];
+    for (int k = 0; k < kRadix; ++k) {
+      y[k] = w_.ratio[op.turns[k].angle];
+      if (!kPlain) x[k] = own_factor(op.turns[k].angle);
+      plus[k] = minus[k] = splat(R{0});
+    }
+    const V factor = kPlain || !rescale ? splat(R{1}) : *rescale;
+    uint32_t offsets[kGroup];
+    for (int j = 0; j < kGroup; ++j) offsets[j] = op.offsets[j] * static_cast<uint32_t>(sizeof(V));
+    for (int plane = 0; plane < (op.complex_in ? 2 : 1); ++plane) {
+      const V *from = plane ? psi.im : psi.re;
+      V *to = plane ? lambda.im : lambda.re;
+      for (uint32_t g = 0; g < op.n_bases; ++g) {
+        const uint32_t base = op.bases[g] * static_cast<uint32_t>(sizeof(V));
+        V a[kGroup], b[kGroup];
+#pragma GCC unroll 16
+        for (int j = 0; j < kGroup; ++j) a[j] = at(from, base ^ offsets[j]);
+        turn<kRadix, kPlain, false>(a, x, y);
+        if (!kPlain) {
+#pragma GCC unroll 16
+          for (int j = 0; j < kGroup; ++j) a[j] *= factor;
+        }
+#pragma GCC unroll 16
+        for (int j = 0; j < kGroup; ++j) b[j] = (high[g] + low[j ^ part.end_starts[g]]) * a[j];
+#pragma GCC unroll 16
+        for (int j = 0; j < kGroup; ++j) {
+#pragma GCC unroll 4
+          for (int k = 0; k < kRadix; ++k) {
+            if (j >> k & 1) {
+              minus[k] += b[j ^ 1 << k] * a[j];
+            } else {
+              plus[k] += b[j ^ 1 << k] * a[j];
+            }
+          }
+        }
+        turn<kRadix, kPlain, true>(b, x, y);
+#pragma GCC unroll 16
+        for (int j = 0; j < kGroup; ++j) at(to, base ^ offsets[j]) = kPlain ? b[j] : b[j] * factor;
+      }
+    }
+    for (int k = 0; k < kRadix; ++k) w_.angle_gradient[op.turns[k].angle] += plus[k] - minus[k];
+  }
+
+  // All turns of a group of amplitudes in registers.
+  template <int kRadix, bool kPlain, bool kInverse>
+  static inline __attribute__((always_inline)) void turn(V *a, const V *x, const V *y) {
+#pragma GCC unroll 4
+    for (int k = 0; k < kRadix; ++k) {
+#pragma GCC unroll 16
+      for (int j = 0; j < 1 << kRadix; ++j) {
+        if (j >> k & 1) continue;
+        const V first = a[j], second = a[j | 1 << k];
+        const V own_first = kPlain ? first : own(x[k], first), own_second = kPlain ? second : own(x[k], second);
+        a[j] = kInverse ? own_first + y[k] * second : own_first - y[k] * second;
+        a[j | 1 << k] = kInverse ? own_second - y[k] * first : own_second + y[k] * first;
+      }
+    }
   }
 
   template <int kRadix>
@@ -745,11 +833,15 @@ class SampleKernel {
 
   void differentiate(const Part &part) {
     const uint32_t d = 1u << part.n_qubits;
-    start_lambda(part);
     V *re = w_.lambda, *im = w_.lambda + d;
+    if (part.ends_in_pass) {
+      end(part, {re, im});
+    } else {
+      start_lambda(part);
+    }
     int at_boundary = part.n_ops;  // where states have to be computed back: the boundary of the state in `cursor`
     Place cursor{nullptr, nullptr};
-    for (int i = part.n_ops - 1; i >= 0; --i) {
+    for (int i = part.n_ops - 1 - part.ends_in_pass; i >= 0; --i) {
       const Op &op = part.ops[i];
       const V *rescale = w_.rescaled[i] ? &w_.rescale[i] : nullptr;
       Place psi = boundary(part, i + op.gradient_after, true);
@@ -885,13 +977,28 @@ class SampleKernel {
 
   void start_lambda_by_bits(const Part &part, const V *g, V twice, Place psi, V *re, V *im) {
     const uint32_t d = 1u << part.n_qubits;
+    const int radix = part.n_qubits < 4 ? part.n_qubits : 4;
+    V low[16], *high = w_.measured;
+    weights_by_bits(part, g, twice, radix, low, high);
+    switch (radix * 2 + part.complex_end) {
+      case 2: scale_by_bits<1, false>(part.order, d >> 1, low, high, psi, re, im); break;
+      case 3: scale_by_bits<1, true>(part.order, d >> 1, low, high, psi, re, im); break;
+      case 4: scale_by_bits<2, false>(part.order, d >> 2, low, high, psi, re, im); break;
+      case 5: scale_by_bits<2, true>(part.order, d >> 2, low, high, psi, re, im); break;
+      case 6: scale_by_bits<3, false>(part.order, d >> 3, low, high, psi, re, im); break;
+      case 7: scale_by_bits<3, true>(part.order, d >> 3, low, high, psi, re, im); break;
+      case 8: scale_by_bits<4, false>(part.order, d >> 4, low, high, psi, re, im); break;
+      case 9: scale_by_bits<4, true>(part.order, d >> 4, low, high, psi, re, im); break;
+    }
+  }
+
+  // Lambda = (high[place >> radix] + low[place % 2^radix]) psi, at places of the measuring order.
+  void weights_by_bits(const Part &part, const V *g, V twice, int radix, V *low, V *high) const {
     V by_bit[32];
     for (int k = 0; k < part.n_qubits; ++k) by_bit[k] = splat(R{0});
     for (int v = 0; v < part.n_values; ++v)
       if (part.values[v].basis_bit >= 0)
         by_bit[part.values[v].basis_bit] += twice * g[v] * static_cast<R>(part.values[v].sign);
-    const int radix = part.n_qubits < 4 ? part.n_qubits : 4;
-    V low[16], *high = w_.measured;
     low[0] = splat(R{0});
     for (int k = 0; k < radix; ++k)
       for (int j = 0; j < 1 << k; ++j) {
@@ -904,16 +1011,14 @@ class SampleKernel {
         high[j | 1u << (k - radix)] = high[j] - by_bit[k];
         high[j] += by_bit[k];
       }
-    switch (radix * 2 + part.complex_end) {
-      case 2: scale_by_bits<1, false>(part.order, d >> 1, low, high, psi, re, im); break;
-      case 3: scale_by_bits<1, true>(part.order, d >> 1, low, high, psi, re, im); break;
-      case 4: scale_by_bits<2, false>(part.order, d >> 2, low, high, psi, re, im); break;
-      case 5: scale_by_bits<2, true>(part.order, d >> 2, low, high, psi, re, im); break;
-      case 6: scale_by_bits<3, false>(part.order, d >> 3, low, high, psi, re, im); break;
-      case 7: scale_by_bits<3, true>(part.order, d >> 3, low, high, psi, re, im); break;
-      case 8: scale_by_bits<4, false>(part.order, d >> 4, low, high, psi, re, im); break;
-      case 9: scale_by_bits<4, true>(part.order, d >> 4, low, high, psi, re, im); break;
-    }
+  }
+
+  void end(const Part &part, Place lambda) {
+    const int i = part.n_ops - 1, radix = part.ops[i].radix;
+    V places[16], low[16], *high = w_.measured;
+    weights_by_bits(part, w_.value_gradients + part.first_value, R{2} * scale_ * scale_, radix, places, high);
+    for (int k = 0; k < 1 << radix; ++k) low[part.end_members[k]] = places[k];
+    pass_end(part, w_.rescaled[i] ? &w_.rescale[i] : nullptr, low, high, boundary(part, i, true), lambda);
   }
 
   void add_to_lambda(const Part &part, const V *g, V twice, Place psi, V *re, V *im) const {
@@ -990,36 +1095,92 @@ class SampleKernel {
     }
   }
 
-  // From the top wire down: contract Lambda with the wire's state, and its gradient with the product of those below.
+  // The gradient of a half's product state is Lambda contracted with the other half.
   void product_backward(const Part &part, V *re, V *im) {
-    const size_t imaginary = product_imaginary_offset(part);
-    const int stride = (part.max_chain + 1) * 4;
-    for (int wire = part.n_qubits - 1; wire >= 0; --wire) {
-      const uint32_t half = 1u << wire;
+    const Place lower = top_level(part, 0), upper = top_level(part, 1);
+    const Place to_lower{w_.half_gradients[0], w_.half_gradients[0] + w_.half_size};
+    const Place to_upper{w_.half_gradients[1], w_.half_gradients[1] + w_.half_size};
+    if (part.n_qubits < 3) {
+      contract<2>(part, {re, im}, lower, upper, to_lower, to_upper);
+    } else {
+      contract<4>(part, {re, im}, lower, upper, to_lower, to_upper);
+    }
+    half_backward(part, 0, to_lower);
+    half_backward(part, 1, to_upper);
+  }
+
+  Place top_level(const Part &part, int which) const {
+    V *re = w_.halves[which] + (size_t{1} << (half_last(part, which) - half_first(part, which)));
+    return {re, re + w_.half_size};
+  }
+
+  template <int kRows>
+  void contract(const Part &part, Place lambda, Place lower, Place upper, Place to_lower, Place to_upper) const {
+    const uint32_t columns = 1u << half_last(part, 0), rows = 1u << (part.n_qubits - half_last(part, 0));
+    for (uint32_t h = 0; h < rows; h += kRows) {
+      V ur[kRows], ui[kRows], sum_r[kRows], sum_i[kRows];
+      for (int k = 0; k < kRows; ++k) {
+        ur[k] = upper.re[h + k];
+        ui[k] = upper.im[h + k];
+        sum_r[k] = sum_i[k] = splat(R{0});
+      }
+      const V *re = lambda.re + h * columns, *im = lambda.im + h * columns;
+      for (uint32_t b = 0; b < columns; ++b) {
+        V total_r = h ? to_lower.re[b] : splat(R{0});
+        const V lr = lower.re[b];
+        if (!part.complex_product) {
+#pragma GCC unroll 4
+          for (int k = 0; k < kRows; ++k) {
+            const V a = re[k * columns + (b ^ ((h + k) & (columns - 1)))];
+            total_r += ur[k] * a;
+            sum_r[k] += lr * a;
+          }
+          to_lower.re[b] = total_r;
+          continue;
+        }
+        V total_i = h ? to_lower.im[b] : splat(R{0});
+        const V li = lower.im[b];
+#pragma GCC unroll 4
+        for (int k = 0; k < kRows; ++k) {  // conj(product) Lambda
+          const uint32_t s = k * columns + (b ^ ((h + k) & (columns - 1)));
+          const V a = re[s], c = im[s];
+          total_r += ur[k] * a;
+          total_r += ui[k] * c;
+          total_i += ur[k] * c;
+          total_i -= ui[k] * a;
+          sum_r[k] += lr * a;
+          sum_r[k] += li * c;
+          sum_i[k] += lr * c;
+          sum_i[k] -= li * a;
+        }
+        to_lower.re[b] = total_r;
+        to_lower.im[b] = total_i;
+      }
+      for (int k = 0; k < kRows; ++k) {
+        to_upper.re[h + k] = sum_r[k];
+        to_upper.im[h + k] = sum_i[k];
+      }
+    }
+  }
+
+  // From the top wire down: contract the gradient with the wire's state, and its gradient with the product below.
+  void half_backward(const Part &part, int which, Place gradient) {
+    V *re = gradient.re, *im = gradient.im;
+    const int stride = (part.max_chain + 1) * 4, first = half_first(part, which);
+    for (int wire = half_last(part, which) - 1; wire >= first; --wire) {
+      const uint32_t half = 1u << (wire - first);
       const Chain &chain = part.chains[wire];
       const V *v = w_.chain + wire * stride + chain.n_elements * 4;
-      const V *lre = w_.product + half, *lim = lre + imaginary;
+      const V *lre = w_.halves[which] + half, *lim = lre + w_.half_size;
       V m0r = splat(R{0}), m0i = m0r, m1r = m0r, m1i = m0r;
       if (!part.complex_product) {
         const V v0 = v[0], v1 = v[2];
-        V n0 = m0r, n1 = m0r;  // second pair of sums, so that one does not wait for the other
-        uint32_t b = 0;
-        for (; b + 1 < half; b += 2) {
-          const V a0 = re[b], a1 = re[b + half], c0 = re[b + 1], c1 = re[b + 1 + half];
+        for (uint32_t b = 0; b < half; ++b) {
+          const V a0 = re[b], a1 = re[b + half];
           m0r += lre[b] * a0;
           m1r += lre[b] * a1;
-          n0 += lre[b + 1] * c0;
-          n1 += lre[b + 1] * c1;
           re[b] = v0 * a0 + v1 * a1;
-          re[b + 1] = v0 * c0 + v1 * c1;
         }
-        if (b < half) {
-          m0r += lre[b] * re[b];
-          m1r += lre[b] * re[b + half];
-          re[b] = v0 * re[b] + v1 * re[b + half];
-        }
-        m0r += n0;
-        m1r += n1;
       } else {
         const V r0 = v[0], i0 = v[1], r1 = v[2], i1 = v[3];
         for (uint32_t b = 0; b < half; ++b) {

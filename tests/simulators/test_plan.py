@@ -37,8 +37,11 @@ class Part:
     operations: list[Operation]
     n_buffers: int
     buffers: list[int]  # of every boundary
+    ends_in_pass: int
     values: list[list[int]]  # flips, signs, n_y, whether negative, bit
     order: list[int]
+    members: list[int]  # of the groups of a last pass that the backward pass begins in
+    starts: list[int]
 
 
 @dataclass
@@ -78,9 +81,13 @@ def read(circuit: Circuit, sizes: plan.KernelSizes = SIZES, probabilities: bool 
         operations = [operation() for _ in range(next(rest))]
         n_buffers = next(rest)
         buffers = take(len(operations) + 1)
+        ends_in_pass = next(rest)
         values = [take(5) for _ in range(next(rest))]
         take(1)
-        return Part(n_bits, chains, operations, n_buffers, buffers, values, listed())
+        order = listed()
+        members = take(1 << len(operations[-1].turns)) if ends_in_pass else []
+        starts = take(len(operations[-1].bases)) if ends_in_pass else []
+        return Part(n_bits, chains, operations, n_buffers, buffers, ends_in_pass, values, order, members, starts)
 
     n_inputs, n_weights, by_amplitudes, is_probabilities, n_shared = take(5)
     assert (n_inputs, n_weights, is_probabilities) == (circuit.n_inputs, circuit.n_weights, probabilities)
@@ -242,15 +249,17 @@ def test_every_operation_finds_a_state(history_bytes, monkeypatch):
             assert history_bytes > 1 or len(kept) <= 2
             if not part.operations:
                 continue
-            assert kept[-1] == len(part.operations)
-            for boundary, buffer in enumerate(part.buffers):
-                if buffer < 0:  # works in the buffer of the next kept one
+            last = len(part.operations) - part.ends_in_pass
+            assert (kept or [0])[-1] == last
+            for boundary, buffer in enumerate(part.buffers[: last + 1]):
+                if buffer < 0 and boundary < last:  # works in the buffer of the next kept one
                     assert -1 - buffer == min(k for k, b in enumerate(kept) if b > boundary)
             for i, operation in enumerate(part.operations):
                 wanted = i + operation.gradient_after
                 found = operation.kind == SIGNS or wanted == 0 or wanted in kept or wanted < kept[0]
                 assert found, f"operation {i} of {circuit.key}"
                 assert not (operation.gradient_after and operation.complex_out and not operation.complex_in)
+                assert not (operation.gradient_after and i == last)
 
 
 def test_about_every_second_state_is_kept():
@@ -314,6 +323,51 @@ def test_measured_strings_are_bits_of_the_order():
         for number, bit in bits.items():
             assert all(parity(int(slot) & masks[number]) == place >> bit & 1 for place, slot in enumerate(order))
         assert len(masks) not in bits
+
+
+def test_a_last_pass_knows_the_places_of_its_members():
+    """Where the backward pass begins in it: slots of the measuring order by group and member, strings as bits."""
+    circuits = [
+        *random_circuits(200, 6),
+        *(ansatz(n, 2) for ansatz in (qtha_block, rotation_cnot_ring) for n in (3, 5, 8)),
+    ]
+    parts = [part for circuit in circuits for part in read(circuit).parts if part.ends_in_pass]
+    assert len(parts) > 20
+    assert {len(part.operations[-1].turns) for part in parts} >= {1, 3, 4}
+    for part in parts:
+        turns, bases = part.operations[-1].turns, part.operations[-1].bases
+        for place, slot in enumerate(part.order):
+            group, k = divmod(place, 1 << len(turns))
+            member = part.members[k] ^ part.starts[group]
+            flips = [flip for i, (_, flip, _, _) in enumerate(turns) if member >> i & 1]
+            assert slot == int(np.bitwise_xor.reduce([bases[group], *flips]))
+        for base in bases:
+            assert all(parity(base & mask) == odd for _, _, mask, odd in turns)
+        for flips, signs, _, _, bit in part.values:
+            assert flips == 0
+            assert all(parity(slot & signs) == place >> bit & 1 for place, slot in enumerate(part.order))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+def test_slots_are_spread_over_the_cache(n):
+    """Wires keep their amplitudes, and those that differ in upper wires alone differ in lower bits of their slots."""
+    half = n // 2
+    rng = np.random.default_rng(n)
+    wires = [plan._Rotation(None, 1 << bit, 1 << bit, 0) for bit in range(n)]
+    masks = [int(mask) for mask in rng.integers(1 << n, size=4)]
+    spread = plan._spread(plan._Part(n, [], [plan._Rotations(wires)], [PauliMask(mask, mask, 0) for mask in masks]))
+    slots = [
+        row << half | (column ^ row & (1 << half) - 1) for row in range(1 << n - half) for column in range(1 << half)
+    ]
+    assert sorted(slots) == list(range(1 << n))
+    for bit, turn in enumerate(spread.steps[0].turns):
+        for state, slot in enumerate(slots):
+            assert slots[state ^ 1 << bit] == slot ^ turn.flip
+            assert parity(slot & turn.parity) == state >> bit & 1
+    for mask, value in zip(masks, spread.values, strict=True):
+        for state, slot in enumerate(slots):
+            assert slots[state ^ mask] == slot ^ value.flips
+            assert parity(slot & value.signs) == parity(state & mask)
 
 
 def test_outcomes_are_in_the_order_of_basis_states():

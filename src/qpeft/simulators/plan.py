@@ -202,6 +202,22 @@ def _inverse_columns(rows: list[int]) -> list[int]:
     return [sum((inverse_rows[i] >> j & 1) << i for i in range(n)) for j in range(n)]
 
 
+class _Echelon:
+    """Vectors over GF(2) that are independent."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def add(self, vector: int) -> bool:
+        """Whether the vector is independent of those before it, which it joins then."""
+        for row in self.rows:
+            vector = min(vector, vector ^ row)
+        if vector:
+            self.rows.append(vector)
+            self.rows.sort(reverse=True)
+        return bool(vector)
+
+
 # --- pieces -------------------------------------------------------------------------------------------------------
 
 
@@ -355,6 +371,37 @@ def _is_open(mask: int, open_bits: int) -> bool:
     return mask.bit_count() == 1 and bool(mask & open_bits)
 
 
+def _spread(part: _Part) -> _Part:
+    """The part with its slots relabelled: upper bits are added to the lower ones.
+
+    Slots that differ in upper bits alone would compete for the same few lines of a cache.
+    """
+    half = part.n_bits // 2
+    lower = (1 << half) - 1
+
+    def moved(turn: _Rotation) -> _Rotation:
+        return replace(turn, flip=flips(turn.flip), parity=signs(turn.parity))
+
+    def flips(mask: int) -> int:
+        return mask ^ (mask >> half & lower)
+
+    def signs(mask: int) -> int:
+        return mask ^ (mask & lower) << half
+
+    steps: list[_Step] = []
+    for step in part.steps:
+        match step:
+            case _Rotations():
+                steps.append(_Rotations([moved(turn) for turn in step.turns]))
+            case _Controlled():
+                steps.append(_Controlled(moved(step.turn), signs(step.control), step.control_odd))
+            case _Phases():
+                steps.append(_Phases({signs(mask): expression for mask, expression in step.terms.items()}))
+    values = [replace(value, flips=flips(value.flips), signs=signs(value.signs)) for value in part.values]
+    order = None if part.order is None else part.order ^ (part.order >> half & lower)
+    return _Part(part.n_bits, part.chains, steps, values, order)
+
+
 def _step_masks(step: _Step) -> list[int]:
     match step:
         case _Rotations():
@@ -416,6 +463,19 @@ class _Operation:
     complex_out: bool
     numbers: list[int]
     gradient_after: bool = False
+    turns: list[_Rotation] = field(default_factory=list)  # of a pass
+    bases: NDArray[np.int64] | None = None  # of a pass or a controlled rotation
+
+
+@dataclass
+class _Ending:
+    """A last pass in which the backward pass begins: see ``ends_in_pass`` of the native sources."""
+
+    bits: dict[int, int]  # by value
+    order: NDArray[np.int64]
+    bases: NDArray[np.int64]
+    members: NDArray[np.int64]
+    starts: NDArray[np.int64]
 
 
 class _Writer:
@@ -480,6 +540,8 @@ class _Writer:
         return [len(parts), *(number for part in parts for number in self._part(part))]
 
     def _part(self, part: _Part) -> list[int]:
+        if not self.by_amplitudes:
+            part = _spread(part)
         operations = self._operations(part)
         complex_end = operations[-1].complex_out if operations else part.complex_product
         ints = [part.n_bits, part.complex_product, complex_end]
@@ -487,19 +549,27 @@ class _Writer:
             ints.append(len(chain))
             for kind, expression in chain:
                 ints += [kind, self._angle(expression, 0.5 if kind == _CHAIN_TURN else 1.0)]
-        buffers = self._buffers(part, operations)
+        ending = self._ending(part, operations)
+        if ending is not None:
+            operations[-1].bases = ending.bases
+        buffers = self._buffers(part, operations, ending is not None)
         ints.append(len(operations))
         for operation in operations:
             flags = [operation.kind, operation.complex_in, operation.complex_out, operation.gradient_after]
             ints += [*flags, *operation.numbers]
-        ints += buffers
+            if operation.bases is not None:
+                ints += [len(operation.bases), *operation.bases.tolist()]
+        ints += [*buffers, ending is not None]
         bits, order = ({}, part.order) if part.order is not None else _measuring_order(part)
+        if ending is not None:
+            bits, order = ending.bits, ending.order
         if self.by_amplitudes and not self.probabilities:
             bits, order = {}, np.empty(0, dtype=np.int64)
         ints.append(len(part.values))
         for number, value in enumerate(part.values):
             ints += [value.flips, value.signs, value.n_y, value.sign < 0, bits.get(number, -1)]
-        return [*ints, len(bits), len(order), *order.tolist()]
+        ends = [] if ending is None else [*ending.members.tolist(), *ending.starts.tolist()]
+        return [*ints, len(bits), len(order), *order.tolist(), *ends]
 
     def _operations(self, part: _Part) -> list[_Operation]:
         operations: list[_Operation] = []
@@ -510,12 +580,11 @@ class _Writer:
                     for turns in self._sweeps(step.turns):
                         numbers = [len(turns), *(n for turn in turns for n in self._turn(turn))]
                         bases = self._bases(part.n_bits, turns)
-                        numbers += [len(bases), *bases.tolist()]
-                        operations.append(_Operation(_PASS, is_complex, is_complex, numbers))
+                        operations.append(_Operation(_PASS, is_complex, is_complex, numbers, turns=turns, bases=bases))
                 case _Controlled():
                     bases = self._bases(part.n_bits, [step.turn], step)
-                    numbers = [1, *self._turn(step.turn), step.control, step.control_odd, len(bases), *bases.tolist()]
-                    operations.append(_Operation(_CONTROLLED, is_complex, is_complex, numbers))
+                    numbers = [1, *self._turn(step.turn), step.control, step.control_odd]
+                    operations.append(_Operation(_CONTROLLED, is_complex, is_complex, numbers, bases=bases))
                 case _Phases():
                     lanes = {mask: e for mask, e in step.terms.items() if e.inputs}
                     shared = {mask: e for mask, e in step.terms.items() if not e.inputs}
@@ -535,6 +604,47 @@ class _Writer:
         n_sweeps = math.ceil(len(turns) / self.sizes.max_radix)
         return [turns[len(turns) * k // n_sweeps : len(turns) * (k + 1) // n_sweeps] for k in range(n_sweeps)]
 
+    def _ending(self, part: _Part, operations: list[_Operation]) -> _Ending | None:
+        """How the backward pass can begin inside the last pass, if all that is measured are independent strings of Z.
+
+        Their signs have to be bits of the place in an order that goes through one group after another.
+        """
+        if self.probabilities or self.by_amplitudes or not operations or not operations[-1].turns:
+            return None
+        turns = operations[-1].turns
+        within: list[int] = []  # strings that change sign within groups, which of their turns change it, and the rest
+        patterns = _Echelon()
+        between: list[int] = []
+        others = _Echelon()
+        numbers: tuple[list[int], list[int]] = ([], [])
+        for number, value in enumerate(part.values):
+            pattern = sum(((value.signs & turn.flip).bit_count() & 1) << k for k, turn in enumerate(turns))
+            if value.flips or not (patterns.add(pattern) if pattern else others.add(value.signs)):
+                return None
+            (within if pattern else between).append(value.signs)
+            numbers[not pattern].append(number)
+        within += [turn.parity for k, turn in enumerate(turns) if patterns.add(1 << k)]
+        for bit in range(part.n_bits):
+            row = 1 << bit
+            for turn in turns:
+                row ^= turn.parity if turn.flip >> bit & 1 else 0
+            if others.add(row):
+                between.append(row)
+        columns = _inverse_columns(within + between)
+        bits = {number: bit for bit, number in enumerate(numbers[0])}
+        bits |= {number: len(turns) + bit for bit, number in enumerate(numbers[1])}
+        order = _combinations(columns)
+        places, starts = order[: 1 << len(turns)], order[:: 1 << len(turns)]
+        bases = starts.copy()  # of each group: the member with all turns' parities
+        members, start_members = np.zeros_like(places), np.zeros_like(starts)
+        for k, turn in enumerate(turns):
+            parities = _parities(part.n_bits, turn.parity)
+            members |= parities[places] << k
+            unlike = parities[starts] ^ turn.odd
+            start_members |= unlike << k
+            bases ^= unlike * turn.flip
+        return _Ending(bits, order, bases, members, start_members)
+
     def _turn(self, turn: _Rotation) -> list[int]:
         return [self._angle(turn.angle, 0.5), turn.flip, turn.parity, turn.odd]
 
@@ -551,28 +661,30 @@ class _Writer:
             chosen &= _parities(n_bits, controlled.control) != controlled.control_odd
         return np.flatnonzero(chosen)
 
-    def _buffers(self, part: _Part, operations: list[_Operation]) -> list[int]:
+    def _buffers(self, part: _Part, operations: list[_Operation], ends_in_pass: bool) -> list[int]:
         """Decides which states the backward pass finds kept; boundary ``b`` is the state after ``b`` operations.
 
         An operation is differentiated with the state before it or the one after it, so about every second is kept.
         Where they are too many, the earliest are computed back.
         """
+        last = len(operations) - ends_in_pass  # the backward pass begins with the state after so many operations
         stored = {0}  # the product state has memory of its own
         for i, operation in enumerate(operations):
             if operation.kind == _SIGNS:
                 continue
             becomes_complex = operation.complex_out and not operation.complex_in
-            operation.gradient_after = i not in stored and not becomes_complex
+            operation.gradient_after = i not in stored and not becomes_complex and i < last
             stored.add(i + operation.gradient_after)
-        stored.add(len(operations))
+        stored.add(last)
         stored.discard(0)
         lanes = 1 if self.by_amplitudes else self.sizes.vector_bytes // 4
         most = max(2, _HISTORY_BYTES // (8 * lanes << part.n_bits))
         kept = sorted(stored)[-most:]
         places = []
-        for boundary in range(len(operations) + 1):
+        for boundary in range(last + 1):
             buffer = sum(1 for b in kept if b < boundary)  # of the next kept boundary
             places.append(buffer if boundary in kept else -1 - buffer)
+        places += [-1] * ends_in_pass  # which is not there
         return [max(1, len(kept)), *places]
 
 
@@ -599,22 +711,13 @@ def _measuring_order(part: _Part) -> tuple[dict[int, int], NDArray[np.int64]]:
     Returns the bit of each value that has one (as many as are independent), and the slots.
     """
     rows: list[int] = []
-    reduced: list[int] = []  # in echelon form
     bits: dict[int, int] = {}
-
-    def add(mask: int) -> bool:
-        for row in reduced:
-            mask = min(mask, mask ^ row)
-        if mask:
-            reduced.append(mask)
-            reduced.sort(reverse=True)
-        return bool(mask)
-
+    echelon = _Echelon()
     for number, value in enumerate(part.values):
-        if not value.flips and add(value.signs):
+        if not value.flips and echelon.add(value.signs):
             bits[number] = len(rows)
             rows.append(value.signs)
     if not rows:
         return {}, np.empty(0, dtype=np.int64)
-    rows += [1 << bit for bit in range(part.n_bits) if add(1 << bit)]
+    rows += [1 << bit for bit in range(part.n_bits) if echelon.add(1 << bit)]
     return bits, _combinations(_inverse_columns(rows))
