@@ -28,7 +28,7 @@ def batch(model, labelled: int):
 
 @pytest.mark.parametrize("positions", [512, 4])
 def test_equals_the_loss_from_all_logits(model, monkeypatch, positions):
-    monkeypatch.setattr(labelled_loss, "POSITIONS", positions)
+    monkeypatch.setattr(labelled_loss, "LOGITS", positions * model.config.vocab_size)
     inputs = batch(model, labelled=5)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -55,6 +55,11 @@ def test_a_batch_without_labels_gives_zero_that_can_be_differentiated(model):
     total, right, n = labelled_loss.labelled_loss(model, inputs)
     total.backward()
     assert total.item() == right.item() == n.item() == 0
+
+
+def test_a_trained_head_is_left_to_the_trainer(model):
+    model.get_base_model().lm_head.weight.requires_grad_()
+    assert not labelled_loss.supports(model)
 
 
 def test_is_not_used_where_something_happens_between_backbone_and_logits(model, llama_base):

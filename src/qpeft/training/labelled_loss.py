@@ -80,19 +80,25 @@ class _HeadLoss(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        wanted = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(states) if wanted else states.new_empty(0)
+        gradient = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=torch.float32, device=states.device)
         right = torch.zeros((), dtype=torch.long, device=states.device)
         positions = max(1, LOGITS // weight.shape[0])
         for start in range(0, len(targets), positions):
             part = slice(start, start + positions)
-            loss, hits, probabilities = _score(states[part], targets[part], weight, bias)
-            total += loss
-            right += hits
-            if wanted:
-                probabilities[torch.arange(len(hits_of := targets[part])), hits_of] -= 1.0
-                gradient[part] = probabilities.to(weight.dtype) @ weight  # (positions, width)
+            logits, wanted = functional.linear(states[part], weight, bias), targets[part, None]  # (p, vocabulary), ...
+            likeliest = logits.argmax(-1, keepdim=True)  # (p, 1)
+            right += (likeliest == wanted).sum()
+            highest, labelled = logits.gather(-1, likeliest).float(), logits.gather(-1, wanted).float()
+            dtype = logits.dtype
+            powers = logits.float()
+            del logits
+            powers.sub_(highest).exp_()  # in place: (p, vocabulary) in float32 is what takes the memory
+            norms = powers.sum(-1, keepdim=True)  # (p, 1)
+            total += (norms.log() + highest - labelled).sum()
+            if gradient is not None:
+                powers.div_(norms).scatter_add_(-1, wanted, torch.full_like(norms, -1.0))
+                gradient[part] = powers.to(dtype) @ weight.to(dtype)  # (p, width)
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(right)
         return total, right
