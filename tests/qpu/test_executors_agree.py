@@ -4,11 +4,13 @@ import pytest
 import torch
 from circuit_set import cases
 
+from loopback import KEY, loopback
 from qpeft.chips import ChipSnapshot
 from qpeft.layer import QuantumLayer
 from qpeft.qpu.broker import Broker
 from qpeft.qpu.executor import ChipExecutor
 from qpeft.qpu.mitigation import Mitigation
+from qpeft.qpu.policy import Policy
 from qpeft.qpu.providers import open_provider
 from qpeft.simulators import NoiseModel, run_noisy, run_shots
 
@@ -31,6 +33,18 @@ def test_chips_without_noise_agree_with_the_simulator(name, tmp_path):
         assert ((values - case.exact()).abs() < 5 * errors + 10 / SHOTS).all(), case.name
     assert executor.report().rows == {"forward": 3 * len(SET)}
     executor.close()
+
+
+def test_origins_client_on_a_cloud_without_noise_agrees_with_the_simulator(tmp_path, monkeypatch):
+    pytest.importorskip("pyqpanda3")
+    monkeypatch.setenv("QPEFT_ORIGIN_KEY", KEY)
+    with loopback(snapshot=ChipSnapshot.fully_connected(6)) as server:
+        origin = open_provider("origin", chip="72", url=server.url)
+        executor = ChipExecutor(Broker(origin, tmp_path, policy=Policy(poll_first=0.05, rate=100)), shots=SHOTS)
+        for case in SET:
+            values, errors = executor.estimate(case.circuit, case.inputs, case.weights)
+            assert ((values - case.exact()).abs() < 5 * errors + 10 / SHOTS).all(), case.name
+        executor.close()
 
 
 @pytest.mark.parametrize("readout", ["none", "tensored"])

@@ -246,7 +246,7 @@ def _sentences(study: dict[str, Any], arms: dict[str, dict[str, Any]], tuned: di
         )
     execution = tuned["execution"]
     sentences.append(
-        f"{STEPS} steps with parameter-shift gradients took {execution['circuits']:,} circuits in "
+        f"{STEPS} step{'s' * (STEPS != 1)} with parameter-shift gradients took {execution['circuits']:,} circuits in "
         f"{execution['jobs']} jobs ({execution['circuits'] / max(execution['jobs'], 1):,.0f} a job), "
         f"{duration(execution['chip_seconds'])} of chip time on {execution['executor']}."
     )
