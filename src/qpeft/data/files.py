@@ -69,7 +69,7 @@ def load(
         raise InputError(f"max_samples must be at least 1 (got {max_samples}).")
     fields = (prompt_field, answer_field) if prompt_field is not None and answer_field is not None else None
     examples: list[Example] = []
-    for record, place in _records(source, split):
+    for record, place in records(source, split):
         examples.append(_example(record, place, layout, fields, keep_calculator_marks))
         if len(examples) == max_samples:
             break
@@ -115,7 +115,12 @@ def _normalised(question: str) -> str:
     return " ".join(question.lower().split())
 
 
-def _records(source: str | Path, split: str) -> Iterator[Record]:
+def records(source: str | Path, split: str = "train") -> Iterator[Record]:
+    """The records of a JSON-lines file, or of a set of the hub, as they stand there, each with its place.
+
+    Raises:
+        InputError: If the source does not exist or a line is not a JSON object.
+    """
     path = Path(source).expanduser()
     if path.is_file():
         yield from _file_records(path)

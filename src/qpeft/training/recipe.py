@@ -8,7 +8,6 @@ be repeated from its folder alone.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -20,6 +19,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from qpeft.errors import InputError
 from qpeft.training.execution import ExecutionSection
 from qpeft.training.keys import nearest
+from qpeft.training.yaml_files import StrictLoader, read_yaml
 
 Layout = Literal["auto", "messages", "gsm8k", "mawps", "classified", "pair"]
 Task = Literal["causal-lm", "sequence-classification"]
@@ -137,6 +137,9 @@ class TrainingSection(_Section):
     save_steps: int = Field(50, ge=1)
     save_total_limit: int = Field(2, ge=1)
     tensorboard: bool = True
+    diagnostics_steps: int | None = Field(
+        None, ge=1, description="measure the adapters every so many steps; null: never"
+    )
     trl: dict[str, Any] = Field(default_factory=dict, description="any other field of trl.SFTConfig")
 
 
@@ -181,29 +184,6 @@ def adapter_config_class(method: str) -> Any:
     return table[method.lower()]
 
 
-class _RecipeLoader(yaml.SafeLoader):
-    """YAML 1.1 reads `2e-4` as text, where people mean the number, and lets the second of two equal keys win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value} stands there twice", key.start_mark
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-_RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(\d[\d_]*\.?[\d_]*([eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.\d[\d_]*([eE][-+]?\d+)?|\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
-    ),
-    list("-+0123456789."),
-)
-
-
 def packaged_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name: `demo-qtha`, `demo-lora`."""
     return {path.stem: path for path in sorted(Path(__file__).parents[1].joinpath("recipes").glob("*.yaml"))}
@@ -218,20 +198,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = Path(path)
     if not path.exists() and str(path) in packaged_recipes():
         path = packaged_recipes()[str(path)]
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        others = [*(str(other) for other in path.parent.glob("*.y*ml")), *packaged_recipes()]
-        raise InputError(f"there is no recipe {path}{nearest(str(path), others)}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"the recipe {path} cannot be read ({reason}): give a YAML file") from error
-    try:
-        values = yaml.load(text, _RecipeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    values = read_yaml(path, others=packaged_recipes())
     if not isinstance(values, dict):
         raise InputError(
             f"{path}: a recipe is a mapping of sections (output, model, adapter, data, training, evaluation)"
@@ -257,7 +224,7 @@ def make_recipe(values: Mapping[str, Any], overrides: Sequence[str] = (), source
                 f"{override!r} is not an override: write section.key=value, for example training.learning_rate=2e-4"
             )
         try:
-            value = yaml.load(text, _RecipeLoader)
+            value = yaml.load(text, StrictLoader)
         except yaml.YAMLError as error:
             raise InputError(f"the value in {override!r} is not valid YAML") from error
         *sections, last = key.split(".")
