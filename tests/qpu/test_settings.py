@@ -8,7 +8,9 @@ import torch
 import qpeft.qpu.settings
 from qpeft.circuits import qtha_block
 from qpeft.errors import InputError
+from qpeft.qpu.budget import Budget
 from qpeft.qpu.mitigation import Mitigation
+from qpeft.qpu.policy import Policy
 from qpeft.qpu.settings import ExecutionSettings, open_executor
 
 
@@ -34,6 +36,10 @@ from qpeft.qpu.settings import ExecutionSettings, open_executor
         ({"chip": 7.2}, "chip must be a name or a path"),
         ({"fallback": "yes"}, "fallback must be true or false"),
         ({"provider": ["url"]}, "must be names and values"),
+        ({"policy": {"on_unknown": "resubmit"}}, "needs risk=Budget(...)"),
+        ({"policy": {"on_unknown": "guess"}}, "on_unknown must be 'stop' or 'resubmit'"),
+        ({"policy": {"retries": 3}}, "its names are on_unknown, risk, failures"),
+        ({"policy": {"failures": "many"}}, "policy cannot be"),
         ({"mitigation": "twirled"}, "unknown readout mitigation"),
         ({"mitigation": {"affin": True}}, "mitigation must be the kind of readout mitigation, or any of"),
         ({"mitigation": 3}, "mitigation must be"),
@@ -58,6 +64,14 @@ def test_settings_are_sorted_to_those_who_use_them():
     virtual = ExecutionSettings("virtual-wukong", chip="wk-c180-like", crosstalk=0.1)
     assert virtual.provider_settings == {"chip": "wk-c180-like", "crosstalk": 0.1}
     assert ExecutionSettings("qiskit", chip="fake_torino").provider_settings == {"backend": "fake_torino"}
+
+
+def test_the_policy_reaches_the_broker(tmp_path):
+    policy = {"on_unknown": "resubmit", "risk": {"circuits": 400}, "failures": 2}
+    executor = open_executor(ExecutionSettings("virtual-wukong", policy=policy), tmp_path)
+    assert executor.broker.policy == Policy(on_unknown="resubmit", risk=Budget(circuits=400), failures=2, rate=1e6,
+                                            in_flight=1)  # fmt: skip
+    executor.close()
 
 
 def test_a_virtual_chip_needs_no_folder(tmp_path):

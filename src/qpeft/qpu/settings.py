@@ -15,6 +15,7 @@ from qpeft.qpu.tokens import Tokens
 if TYPE_CHECKING:
     from qpeft.qpu.executor import ChipExecutor
     from qpeft.qpu.mitigation import Mitigation
+    from qpeft.qpu.policy import Policy
 
 _CHIP_ARGUMENT = {"virtual-wukong": "chip", "origin": "chip", "qiskit": "backend", "qbraid": "device"}
 _WHOLE = {"shots": 1, "seed": 0, "buffer": 0, "max_blocks": 1, "n_directions": 1}
@@ -49,6 +50,8 @@ class ExecutionSettings:
         max_cost: Budget: most money, in the currency of the provider.
         ledger: Folder of the ledger, where it is not the run folder.
         fallback: Whether a virtual chip answers, marked, once the provider was given up.
+        policy: Patience with the provider, as arguments of :class:`~qpeft.qpu.policy.Policy`, ``risk`` as those of
+            :class:`~qpeft.qpu.budget.Budget`: ``{"on_unknown": "resubmit", "risk": {"circuits": 400}}``.
         provider: Further settings of the provider. Never credentials.
 
     Raises:
@@ -79,6 +82,7 @@ class ExecutionSettings:
     max_cost: float | None = None
     ledger: str | None = None
     fallback: bool = False
+    policy: Mapping[str, Any] = field(default_factory=dict)
     provider: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -112,8 +116,11 @@ class ExecutionSettings:
                 raise InputError(f"{name} must be a name or a path (got {value!r}).")
         if not isinstance(self.fallback, bool):
             raise InputError(f"fallback must be true or false (got {self.fallback!r}).")
-        if not isinstance(self.provider, Mapping) or not all(isinstance(key, str) for key in self.provider):
-            raise InputError(f"the settings of the provider must be names and values (got {self.provider!r}).")
+        for name in ("provider", "policy"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+                raise InputError(f"the settings of the {name} must be names and values (got {value!r}).")
+        _policy(self.policy)
         object.__setattr__(self, "tokens", str(Tokens.parse(self.tokens)))
         object.__setattr__(self, "mitigation", _mitigation(self.mitigation))
 
@@ -137,6 +144,20 @@ class ExecutionSettings:
         if self.executor == "virtual-wukong" and self.crosstalk:
             found["crosstalk"] = self.crosstalk
         return found
+
+
+def _policy(given: Mapping[str, Any]) -> Policy:
+    from qpeft.qpu.budget import Budget
+    from qpeft.qpu.policy import Policy
+
+    try:
+        risk = {"risk": Budget(**given["risk"])} if given.get("risk") else {}
+        return Policy(**{**given, **risk})
+    except InputError:
+        raise
+    except TypeError as error:
+        names = ", ".join(each.name for each in fields(Policy))
+        raise InputError(f"policy cannot be {dict(given)!r} ({error}); its names are {names}.") from error
 
 
 def _mitigation(given: Any) -> Mitigation:
@@ -173,7 +194,6 @@ def open_executor(settings: ExecutionSettings, folder: str | Path | None = None)
     from qpeft.qpu.broker import Broker
     from qpeft.qpu.budget import Budget
     from qpeft.qpu.executor import ChipExecutor
-    from qpeft.qpu.policy import Policy
 
     if settings.executor not in PROVIDERS:
         raise InputError(
@@ -201,12 +221,13 @@ def open_executor(settings: ExecutionSettings, folder: str | Path | None = None)
     fallback = None
     if settings.fallback:
         fallback = open_provider("virtual-wukong", chip=provider.snapshot(), crosstalk=settings.crosstalk)
+    # A simulated chip is in this process: nobody minds how often it is asked.
+    patience = {} if provider.caps().paid else {"rate": 1e6, "in_flight": 1}
     broker = Broker(
         provider,
         where,
         budget=Budget(**settings.budget),  # type: ignore[arg-type]  # whole numbers where they are counts
-        # A simulated chip is in this process: nobody minds how often it is asked.
-        policy=Policy() if provider.caps().paid else Policy(rate=1e6, in_flight=1),
+        policy=_policy(patience | dict(settings.policy)),
         opened=(settings.executor, options),
         fallback=fallback,
     )
