@@ -16,7 +16,12 @@ from qpeft.errors import InputError, Interrupted, MergeError, MissingDependencyE
 
 def main() -> None:
     """Entry point of the `qpeft` command."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if "LOCAL_RANK" in os.environ:  # one of several processes: taking their group apart at exit can wait forever
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from qpeft.errors import TrainingError
+from qpeft.training import ranks
 from qpeft.training.run_folder import RunFolder, mark_complete
 
 logger = logging.getLogger(__name__)
@@ -149,12 +151,17 @@ class FiniteNumbers(TrainerCallback):
 
 
 def _finite(tensors: Iterable[torch.Tensor]) -> bool:
-    total = sum(tensor.detach().sum(dtype=torch.float64).cpu() for tensor in tensors)
+    own = (tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors)  # of FSDP: this shard
+    total = sum(tensor.detach().sum(dtype=torch.float64).cpu() for tensor in own)
     return math.isfinite(float(total))
 
 
 class StopOnSignal(TrainerCallback):
-    """On Ctrl-C or SIGTERM: finish the step, save a checkpoint, stop. A second Ctrl-C stops at once."""
+    """On Ctrl-C or SIGTERM: finish the step, save a checkpoint, stop. A second Ctrl-C stops at once.
+
+    Of several processes all stop at the same step, whichever of them is asked to. Their launcher hands every Ctrl-C on
+    to them once more, and kills those that take longer than 30 seconds; so there only the first counts.
+    """
 
     def __init__(self) -> None:
         self.stopped_at: int | None = None
@@ -167,18 +174,23 @@ class StopOnSignal(TrainerCallback):
                 self._previous[number] = signal.signal(number, self._ask)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None and ranks.world_size() > 1:
+            return  # the launcher ends all where one fails, which must not keep the others from saying what happened
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: Any) -> None:
         if self._asked:
+            if ranks.world_size() > 1:
+                return
             raise KeyboardInterrupt
         self._asked = True
         logger.warning("stopping: this step is finished and saved first; once more stops at once")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self._asked and state.global_step < state.max_steps:  # after its last step a run may as well finish
+        asked = ranks.in_any(self._asked)
+        if asked and state.global_step < state.max_steps:  # after its last step a run may as well finish
             self.stopped_at = state.global_step
             control.should_save = control.should_log = True
             control.should_evaluate = False

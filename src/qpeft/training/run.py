@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,16 @@ from qpeft.data import EncodingReport
 from qpeft.errors import InputError, Interrupted, TrainingError
 from qpeft.models import load_model, load_tokenizer
 from qpeft.models.cache import is_disk_full
+from qpeft.training import ranks
 from qpeft.training.callbacks import StopOnSignal
 from qpeft.training.datasets import Encoded, encode_examples, held_out_examples, training_examples
+from qpeft.training.diagnostics import refuse_unmeasurable
 from qpeft.training.execution import executing
 from qpeft.training.memory import peak_memory_bytes
+from qpeft.training.ranks import RankLost
 from qpeft.training.recipe import Recipe, load_recipe
-from qpeft.training.run_folder import RunFolder, read_metrics, versions, write_json, write_text
+from qpeft.training.run_folder import RunFolder, read_metrics, step_of, versions, write_json, write_text
+from qpeft.training.saving import save_adapter, trained_state
 from qpeft.training.start import load_trained
 from qpeft.training.trainer import build_trainer, training_arguments
 from qpeft.training.workload import Call, steps_of, training_calls
@@ -86,9 +89,8 @@ def prepare(recipe: Recipe, say: Say = lambda _: None) -> Prepared:
     say("tokenising")
     data = encode_examples(recipe, train, validation, tokenizer)
     labels = {"num_labels": section.num_labels} if section.task == "sequence-classification" else {}
-    model = load_model(
-        section.name, task=section.task, dtype=section.dtype, device=section.device, progress=say, **labels
-    )
+    place, device = ranks.device_for(section.device)
+    model = load_model(section.name, task=section.task, dtype=section.dtype, device=place, progress=say, **labels)
     config.task_type = "SEQ_CLS" if labels else "CAUSAL_LM"
     set_seed(recipe.training.seed)
     try:
@@ -102,7 +104,10 @@ def prepare(recipe: Recipe, say: Say = lambda _: None) -> Prepared:
     if rate is not None and not parameter_table(adapted).get("angles"):
         raise InputError(f"training.angle_learning_rate is {rate}, and this adapter has no angles: leave it out")
     device = adapted.device.type
-    training_arguments(recipe, RunFolder(recipe.output), device, data.validation is not None)  # refuses wrong values
+    # refuses wrong values
+    arguments = training_arguments(recipe, RunFolder(recipe.output), device, data.validation is not None)
+    if recipe.training.diagnostics_steps is not None:
+        refuse_unmeasurable(adapted, arguments)
     return Prepared(adapted, tokenizer, data, device)
 
 
@@ -125,53 +130,83 @@ def train(
     A run that was interrupted or killed goes on from its last complete checkpoint with `resume=True`, and ends with
     the same adapter as a run that was never stopped.
 
+    Under `torchrun` or `accelerate launch` every process calls this, and gets the same result
+    (:mod:`qpeft.training.ranks`).
+
     Raises:
         InputError: something in the recipe cannot be used, or the folder already holds a run; nothing has changed.
-        TrainingError: the loss or the gradient stopped being a number, or the disk is full.
+        TrainingError: the loss or the gradient stopped being a number, the disk is full, or another process is gone.
         Interrupted: the user stopped the run; a checkpoint has been saved.
+        SaidElsewhere: another process of this run raises one of these.
     """
     if resume and overwrite:
         raise InputError("resume goes on with a run and overwrite replaces it: ask for one of them")
+    ranks.join()
     folder = RunFolder(recipe.output)
-    with folder.locked():
+    with ExitStack() as held:
+        with ranks.together():
+            _check_one_process(recipe)
+            if ranks.is_first():
+                held.enter_context(folder.locked())
         return _train(recipe, folder, resume, overwrite, callbacks, say)
 
 
 def _train(
     recipe: Recipe, folder: RunFolder, resume: bool, overwrite: bool, callbacks: Sequence[TrainerCallback], say: Say
 ) -> TrainingResult:
-    if folder.holds_run() and not overwrite:
-        if not resume:
-            raise InputError(
-                f"{folder.path} already holds a run: go on with it (--resume), replace it (--overwrite), or set "
-                "output to another folder"
-            )
-        _check_same_recipe(recipe, folder)
-        if folder.result.exists():
-            return TrainingResult(**json.loads(folder.result.read_text(encoding="utf-8"))["training"])
-    ready = prepare(recipe, say)
+    finished = ranks.from_first(lambda: _earlier_result(recipe, folder, resume, overwrite))
+    if finished is not None:
+        return finished
+    with ranks.together():
+        ready = prepare(recipe, say)
+    with _explained(folder):
+        checkpoint = ranks.from_first(lambda: _begin(recipe, folder, overwrite))
+        if checkpoint is not None:
+            say(f"going on from {checkpoint.name}")
+        return _run(recipe, folder, ready, checkpoint, callbacks)
+
+
+def _earlier_result(recipe: Recipe, folder: RunFolder, resume: bool, overwrite: bool) -> TrainingResult | None:
+    """Refuse a folder that is taken; the result of a run that is finished."""
+    if not folder.holds_run() or overwrite:
+        return None
+    if not resume:
+        raise InputError(
+            f"{folder.path} already holds a run: go on with it (--resume), replace it (--overwrite), or set "
+            "output to another folder"
+        )
+    _check_same_recipe(recipe, folder)
+    if not folder.result.exists():
+        return None
+    return TrainingResult(**json.loads(folder.result.read_text(encoding="utf-8"))["training"])
+
+
+def _begin(recipe: Recipe, folder: RunFolder, overwrite: bool) -> Path | None:
+    """Make the folder that of this run; the checkpoint to go on from."""
     if overwrite:  # only now, so that a recipe that cannot be used does not cost the earlier run
         folder.clear()
-    with _explained(folder):
-        return _run(recipe, folder, ready, callbacks, say)
+    write_text(folder.recipe, recipe.to_yaml())  # from here on the folder holds a run
+    write_json(folder.versions, versions())
+    folder.remove_partial_checkpoints()
+    checkpoint = folder.last_checkpoint()
+    folder.rewind_metrics(step_of(checkpoint) if checkpoint else 0)
+    return checkpoint
 
 
 def _run(
-    recipe: Recipe, folder: RunFolder, ready: Prepared, callbacks: Sequence[TrainerCallback], say: Say
+    recipe: Recipe,
+    folder: RunFolder,
+    ready: Prepared,
+    checkpoint: Path | None,
+    callbacks: Sequence[TrainerCallback],
 ) -> TrainingResult:
-    write_text(folder.recipe, recipe.to_yaml())  # from here on the folder holds a run
-    write_json(folder.versions, versions())
-    checkpoint = folder.last_checkpoint()
-    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    folder.rewind_metrics(done)
-    if checkpoint is not None:
-        say(f"going on from {checkpoint.name}")
     calls = planned_calls(recipe, ready) if recipe.execution.executor != "exact" else []
     stop = StopOnSignal()
     trainer = build_trainer(
         recipe, folder, ready.model, ready.tokenizer, ready.data.train, ready.data.validation, ready.device,
-        [stop, *callbacks], first_step=done + 1,
+        [stop, *callbacks], first_step=(step_of(checkpoint) if checkpoint else 0) + 1,
     )  # fmt: skip
+    ranks.keep(trainer)
     started = time.monotonic()
     try:
         with stop, executing(recipe.execution, ready.model, folder.path, calls) as execution:
@@ -180,16 +215,22 @@ def _run(
     finally:
         for callback in callbacks:
             getattr(callback, "close", lambda: None)()
-    if stop.stopped_at is not None:
-        raise Interrupted(
-            f"stopped at step {stop.stopped_at} of {trainer.state.max_steps}, everything is saved; go on with: "
-            f"qpeft train {folder.path} --resume"
-        )
+    with ranks.together():
+        if stop.stopped_at is not None:
+            raise Interrupted(
+                f"stopped at step {stop.stopped_at} of {trainer.state.max_steps}, everything is saved; go on with: "
+                f"{ranks.launched(f'train {folder.path} --resume')}"
+            )
     seconds = time.monotonic() - started
-    _save(ready, folder)
-    result = _result(folder, ready, trainer.state.global_step, seconds)
-    write_json(folder.result, {"training": asdict(result), **executed})
-    return result
+    state = trained_state(ready.model)
+
+    def finish() -> TrainingResult:
+        save_adapter(ready.model, ready.tokenizer, folder, state)
+        result = _result(folder, ready, trainer.state.global_step, seconds)
+        write_json(folder.result, {"training": asdict(result), **executed})
+        return result
+
+    return ranks.from_first(finish)
 
 
 def planned_calls(recipe: Recipe, ready: Prepared) -> list[Call]:
@@ -213,7 +254,12 @@ def _go_on(trainer: Any, checkpoint: Path | None) -> None:
 def _explained(folder: RunFolder) -> Iterator[None]:
     """Add to what stops a run what is left of it."""
     try:
-        yield
+        with ranks.told_if_lost():
+            yield
+    except RankLost as error:
+        raise RankLost(
+            f"{error}; {_kept(folder)}; go on with: {ranks.launched(f'train {folder.path} --resume')}"
+        ) from error
     except TrainingError as error:
         raise TrainingError(f"{error}; {_kept(folder)}; lower training.learning_rate and start again") from error
     except Exception as error:
@@ -229,32 +275,6 @@ def _explained(folder: RunFolder) -> Iterator[None]:
 def _kept(folder: RunFolder) -> str:
     last = folder.last_checkpoint()
     return f"the last good checkpoint is {last}" if last else "no checkpoint had been saved yet"
-
-
-#: replaces the empty title of peft's card: no loader of peft knows the method before this package is imported
-_CARD = """# {name}
-
-```python
-import qpeft
-
-model = qpeft.load("path/to/this/folder")
-```"""
-
-
-def _save(ready: Prepared, folder: RunFolder) -> None:
-    """Write the adapter beside its place and move it there whole."""
-    fresh = folder.path / ".adapter"
-    shutil.rmtree(fresh, ignore_errors=True)
-    ready.model.save_pretrained(str(fresh))
-    if isinstance(ready.model.active_peft_config, QTHAConfig):
-        card = fresh / "README.md"
-        text = card.read_text(encoding="utf-8").replace(
-            "# Model Card for Model ID", _CARD.format(name=folder.path.name)
-        )
-        card.write_text(text, encoding="utf-8")
-    ready.tokenizer.save_pretrained(fresh)
-    shutil.rmtree(folder.adapter, ignore_errors=True)
-    fresh.rename(folder.adapter)
 
 
 def _result(folder: RunFolder, ready: Prepared, steps: int, seconds: float) -> TrainingResult:
@@ -292,6 +312,14 @@ def parameter_table(model: PeftModel) -> dict[str, int]:
         "classical": count.classical,
         "lora_equivalent": count.lora_equivalent,
     }
+
+
+def _check_one_process(recipe: Recipe) -> None:
+    if ranks.world_size() > 1 and recipe.execution.executor != "exact":
+        raise InputError(
+            f"execution.executor is {recipe.execution.executor}, and circuits on an executor run from one process, "
+            f"which keeps the ledger and the budget (got {ranks.world_size()} processes): start one process"
+        )
 
 
 def _check_same_recipe(recipe: Recipe, folder: RunFolder) -> None:

@@ -86,17 +86,17 @@ class RunFolder:
         return False
 
     def complete_checkpoints(self) -> list[Path]:
-        """The checkpoints that were written completely, oldest first; half-written ones are removed."""
-        found: list[tuple[int, Path]] = []
-        for folder in self.checkpoints.glob("checkpoint-*"):
-            step = folder.name.rpartition("-")[2]
-            if not step.isdigit():
-                continue
-            if _is_complete(folder):
-                found.append((int(step), folder))
-            else:
+        """The checkpoints that were written completely, oldest first."""
+        return sorted(filter(_is_complete, self._all_checkpoints()), key=step_of)
+
+    def remove_partial_checkpoints(self) -> None:
+        """Remove what a killed run left half-written or half-removed."""
+        for folder in self._all_checkpoints():
+            if not _is_complete(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-        return [folder for _, folder in sorted(found)]
+
+    def _all_checkpoints(self) -> list[Path]:
+        return [path for path in self.checkpoints.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that was written completely."""
@@ -114,6 +114,11 @@ class RunFolder:
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.result, self.answers, self.metrics, self.versions, self.recipe):
             file.unlink(missing_ok=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def mark_complete(checkpoint: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from trl import SFTConfig, SFTTrainer
 
 from qpeft.adapters import parameter_groups
 from qpeft.errors import InputError, TrainingError
-from qpeft.training import labelled_loss
+from qpeft.training import labelled_loss, ranks
 from qpeft.training.callbacks import CompleteCheckpoints, FiniteNumbers, MetricLines
 from qpeft.training.recipe import Recipe
 from qpeft.training.run_folder import RunFolder
@@ -39,6 +41,18 @@ class _OwnTraining:
         if not math.isfinite(loss.item()):
             raise TrainingError(f"the loss became {loss.item()} at step {self.state.global_step + 1}")
         return loss
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """The first rank writes the random state of every rank, before the checkpoint is marked as complete."""
+        if ranks.world_size() == 1:
+            super()._save_rng_state(output_dir)  # type: ignore[misc]
+            return
+        with TemporaryDirectory() as own:
+            super()._save_rng_state(own)  # type: ignore[misc]
+            states = ranks.gathered((Path(own) / f"rng_state_{ranks.rank()}.pth").read_bytes())
+        if ranks.is_first():
+            for number, state in enumerate(states):
+                (Path(output_dir) / f"rng_state_{number}.pth").write_bytes(state)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         if self.optimizer is None and self.angle_learning_rate is not None:
@@ -105,6 +119,7 @@ def training_arguments(recipe: Recipe, folder: RunFolder, device: str, has_valid
         "disable_tqdm": True,
         "use_cpu": device == "cpu",
         "bf16": False,
+        "ddp_find_unused_parameters": False,  # every number of an adapter takes part in every step
         "dataloader_pin_memory": device.startswith("cuda"),
         "prediction_loss_only": True,
     }
@@ -132,7 +147,7 @@ def build_trainer(
     arguments = training_arguments(recipe, folder, device, has_validation=validation is not None)
     keep = recipe.training.save_total_limit
     own: list[TrainerCallback] = [MetricLines(folder), CompleteCheckpoints(folder, keep), FiniteNumbers()]
-    if recipe.training.tensorboard:
+    if recipe.training.tensorboard and ranks.is_first():
         own += _tensorboard(folder, first_step)
     common: dict[str, Any] = {
         "model": model,

@@ -28,6 +28,7 @@ from qpeft.qpu.protocol import Caps
 from qpeft.qpu.settings import ExecutionSettings
 from qpeft.qpu.tokens import Tokens
 from qpeft.training.execution import ExecutionSection
+from qpeft.training.ranks import world_size
 from qpeft.training.recipe import Recipe
 
 
@@ -146,11 +147,11 @@ def layout_of(circuit: Circuit, settings: ExecutionSettings, caps: Caps, snapsho
 
 
 def steps_of(recipe: Recipe, n_examples: int) -> int:
-    """Optimiser's steps of a run over so many examples."""
+    """Optimiser's steps of a run over so many examples, which the processes of the run share."""
     section = recipe.training
     if section.max_steps > 0:
         return section.max_steps
-    per_step = section.per_device_train_batch_size * section.gradient_accumulation_steps
+    per_step = section.per_device_train_batch_size * section.gradient_accumulation_steps * world_size()
     return math.ceil(section.num_train_epochs * -(-n_examples // per_step))
 
 
