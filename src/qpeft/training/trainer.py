@@ -18,6 +18,7 @@ from qpeft.adapters import parameter_groups
 from qpeft.errors import InputError, TrainingError
 from qpeft.training import labelled_loss, ranks
 from qpeft.training.callbacks import CompleteCheckpoints, FiniteNumbers, MetricLines
+from qpeft.training.diagnostics import DiagnosticsCallback
 from qpeft.training.recipe import Recipe
 from qpeft.training.run_folder import RunFolder
 
@@ -147,6 +148,8 @@ def build_trainer(
     arguments = training_arguments(recipe, folder, device, has_validation=validation is not None)
     keep = recipe.training.save_total_limit
     own: list[TrainerCallback] = [MetricLines(folder), CompleteCheckpoints(folder, keep), FiniteNumbers()]
+    if recipe.training.diagnostics_steps is not None:
+        own.append(DiagnosticsCallback(recipe.training.diagnostics_steps, folder.metrics))
     if recipe.training.tensorboard and ranks.is_first():
         own += _tensorboard(folder, first_step)
     common: dict[str, Any] = {
