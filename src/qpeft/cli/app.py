@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -86,6 +86,36 @@ def train(
 
     _speak(quiet, json)
     command.run(recipe, overrides or [], resume, overwrite, dry_run, json)
+
+
+#: TRL's parser reads the words of these commands
+_TRL: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_TrlQuiet = Annotated[bool, typer.Option("--quiet", help="Print the result only.")]
+
+
+@app.command(context_settings=_TRL)
+def sft(context: typer.Context, quiet: _TrlQuiet = False, json: Json = False) -> None:
+    """Fine-tune on texts or answers with TRL's trainer, keys and files."""
+    _trl("sft", context.args, quiet, json)
+
+
+@app.command(context_settings=_TRL)
+def dpo(context: typer.Context, quiet: _TrlQuiet = False, json: Json = False) -> None:
+    """Learn from pairs of a chosen and a rejected answer with TRL's trainer, keys and files."""
+    _trl("dpo", context.args, quiet, json)
+
+
+@app.command(context_settings=_TRL)
+def grpo(context: typer.Context, quiet: _TrlQuiet = False, json: Json = False) -> None:
+    """Learn from rewards of the model's own answers with TRL's trainer, keys and files."""
+    _trl("grpo", context.args, quiet, json)
+
+
+def _trl(kind: str, arguments: list[str], quiet: bool, json: bool) -> None:
+    from qpeft.cli import trl_commands as command
+
+    _speak(quiet, json)
+    command.run(kind, arguments, json)
 
 
 @app.command(name="eval")

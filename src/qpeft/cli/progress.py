@@ -56,6 +56,8 @@ class ProgressCallback(TrainerCallback):
             self._say(f"{self._label}: step {state.global_step}, validation loss {logs['eval_loss']:.4f}")
         if "loss" in logs:
             self._numbers = f"loss {logs['loss']:.4f}"
+            if "reward" in logs:
+                self._numbers += f"  reward {logs['reward']:.3f}"
             if "tokens_per_second" in logs:
                 self._numbers += f"  {logs['tokens_per_second']:.0f} tok/s"
 

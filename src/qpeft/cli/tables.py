@@ -96,3 +96,16 @@ def training_table(summary: dict[str, Any]) -> Table:
     for name, value in metric_lines(summary["evaluation"]) if "evaluation" in summary else []:
         table.add_row(name, value)
     return table
+
+
+def trl_table(result: dict[str, Any]) -> Table:
+    """A run through one of TRL's trainers."""
+    table = _two_columns(Path(result["output"]).name)
+    for name, value in parameter_lines(result["parameters"]):
+        table.add_row(name, value)
+    table.add_row("steps", number(result["steps"]))
+    for key in ("train_loss", "reward", "rewards/accuracies", "rewards/margins", "eval_loss", "eval_reward"):
+        if key in result["metrics"]:
+            table.add_row(key.replace("_", " ").replace("/", " "), f"{result['metrics'][key]:.4f}")
+    table.add_row("time", f"{result['seconds']:.0f} s")
+    return table

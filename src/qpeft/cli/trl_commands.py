@@ -1,0 +1,38 @@
+"""`qpeft sft`, `qpeft dpo`, `qpeft grpo`: TRL's trainers with TRL's keys, on any adapter of peft and of ours."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from qpeft.cli.console import Steps, calm_libraries, notes, print_json, results
+from qpeft.cli.tables import trl_table
+
+
+def run(kind: Any, arguments: list[str], as_json: bool) -> None:
+    with Steps() as say:
+        say("starting")
+        from qpeft.training.trl_arguments import help_text, read_arguments
+
+    if "--help" in arguments or "-h" in arguments:
+        results.print(help_text(kind), markup=False)
+        return
+    calm_libraries()
+    read = read_arguments(kind, arguments)
+
+    from qpeft.cli.progress import ProgressCallback
+    from qpeft.evaluation.rewards import find_rewards
+    from qpeft.training.trl_run import run_trl
+
+    rewards = find_rewards(read.script.reward_funcs or []) if kind == "grpo" else []
+    with Steps() as say:
+        progress = ProgressCallback(Path(read.training.output_dir).name, say)
+        result = run_trl(read, rewards, [progress], say)
+    if read.training.process_index > 0:
+        return
+    if as_json:
+        print_json(asdict(result))
+    else:
+        results.print(trl_table(asdict(result)))
+        notes.print(f"adapter, card and state are in {result.output}")
