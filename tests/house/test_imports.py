@@ -19,14 +19,15 @@ FLOORS = {
     "tensornet": 4, "layer": 4, "gradients": 4, "execution": 4,
     "adapters": 5, "models": 5, "data": 5,
     "training": 6, "evaluation": 6, "export": 6,
-    "compare": 7, "cloud": 7,
+    "compare": 7, "cloud": 7, "serving": 7,
     "cli": 8, "__main__": 9,
 }  # fmt: skip
 # The package's own face: importing it registers the adapters, which rooms above them may ask for.
 FACE = FLOORS["adapters"]
 PURE = ("circuits", "simulators", "chips", "qpu", "tensornet", "layer", "gradients", "execution")
 HEAVY = {"matplotlib", "trl", "datasets", "gguf", "typer", "rich", "pydantic", "jieba", "sacrebleu", "rouge_score",
-         "tensorboard", "pandas", "pyarrow", "qiskit", "pyqpanda3", "qbraid", "mthree", "sqlite3"}  # fmt: skip
+         "tensorboard", "pandas", "pyarrow", "qiskit", "pyqpanda3", "qbraid", "mthree", "sqlite3", "starlette",
+         "uvicorn", "lm_eval"}  # fmt: skip
 
 
 def rooms() -> list[str]:

@@ -184,6 +184,26 @@ def chat(
 
 
 @app.command()
+def serve(
+    targets: Annotated[
+        list[str], typer.Argument(help="Runs or adapters on one base (name=folder renames one), or a base model.")
+    ],
+    base: Annotated[str | None, typer.Option(help="Use this base instead of the one the adapters name.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    queue: Annotated[int, typer.Option(min=1, help="Most requests that wait; others are told to come again.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer to a chat that names no limit.")] = 512,
+    dtype: Annotated[str, typer.Option(help="Precision of the base: float32, bfloat16, float16, auto.")] = "float32",
+    quiet: Quiet = False,
+) -> None:
+    """Serve models over HTTP in the form of OpenAI's API, adapters that do not merge too."""
+    from qpeft.cli import serve as command
+
+    _speak(quiet, False)
+    command.run(targets, base, host, port, queue, max_new_tokens, dtype)
+
+
+@app.command()
 def export(
     target: Annotated[str, typer.Argument(help="Run folder or adapter folder.")],
     output: Annotated[Path, typer.Argument(help="Folder to write.")],

@@ -80,7 +80,7 @@ def generate_answers(
         max_new_tokens=max_new_tokens,
         do_sample=temperature > 0,
         temperature=temperature or None,
-        eos_token_id=_end_ids(model, tokenizer, format) or None,
+        eos_token_id=end_ids(model, tokenizer, format) or None,
         pad_token_id=pad,
         use_cache=True,
     )
@@ -167,7 +167,7 @@ def _prompt_ids(
     return rows
 
 
-def _end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase, format: Format) -> list[int]:
+def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase, format: Format) -> list[int]:
     """Every token that ends an answer: the tokenizer's, the model's own, and the one the model is taught here."""
     ends: set[int] = set()
     if tokenizer.eos_token_id is not None:

@@ -48,6 +48,38 @@ def open_target(
     Raises:
         InputError: it is none of these, the run is not finished, or its adapter does not fit its base.
     """
+    found = find_target(target)
+    num_labels = num_labels if found.recipe is None else found.num_labels
+    task: Any = "causal-lm" if num_labels is None else "sequence-classification"
+    model: Any = load_model(found.base, task=task, dtype=dtype, device=device, num_labels=num_labels, progress=say)
+    if found.adapter is not None:
+        say("attaching the adapter")
+        model = attach_adapter(model, found.adapter, found.base)
+    return Target(model.eval(), load_tokenizer(found.base, progress=say), found.recipe, found.run)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a target consists of, before anything large is loaded."""
+
+    base: str
+    adapter: Path | None
+    recipe: Recipe | None
+    run: RunFolder | None
+
+    @property
+    def num_labels(self) -> int | None:
+        """Classes of a run that trained a classifier."""
+        model = self.recipe.model if self.recipe else None
+        return model.num_labels if model is not None and model.task == "sequence-classification" else None
+
+
+def find_target(target: str) -> Found:
+    """Say what a run folder, an adapter folder or a base model consists of.
+
+    Raises:
+        InputError: The run is not finished, or the adapter does not name its base.
+    """
     path = Path(target)
     run = RunFolder(path) if (path / "recipe.yaml").is_file() else None
     recipe = load_recipe(run.recipe) if run else None
@@ -55,20 +87,17 @@ def open_target(
     if run and not (adapter / "adapter_config.json").is_file():
         raise InputError(f"the run in {path} is not finished: go on with it (qpeft train {path} --resume)")
     has_adapter = (adapter / "adapter_config.json").is_file()
-    if recipe is not None:
-        base = recipe.model.name
-        num_labels = recipe.model.num_labels if recipe.model.task == "sequence-classification" else None
-    else:
-        base = _base_of(adapter) if has_adapter else target
-    task: Any = "causal-lm" if num_labels is None else "sequence-classification"
-    model: Any = load_model(base, task=task, dtype=dtype, device=device, num_labels=num_labels, progress=say)
-    if has_adapter:
-        say("attaching the adapter")
-        model = _attach(model, adapter, base)
-    return Target(model.eval(), load_tokenizer(base, progress=say), recipe, run)
+    own = recipe.model.name if recipe is not None else None
+    base = own or (_base_of(adapter) if has_adapter else target)
+    return Found(base, adapter if has_adapter else None, recipe, run)
 
 
-def _attach(model: Any, adapter: Path, base: str) -> PeftModel:
+def attach_adapter(model: Any, adapter: Path, base: str) -> PeftModel:
+    """Put the adapter of a folder on its loaded base, whose name is told where it does not fit.
+
+    Raises:
+        InputError: The adapter lacks its weights, is damaged, or belongs to another base.
+    """
     weights = adapter / SAFETENSORS_WEIGHTS_NAME
     if not weights.is_file() and not (adapter / WEIGHTS_NAME).is_file():  # peft would look for them on the hub
         raise InputError(f"the adapter in {adapter} lacks its weights ({weights.name}): copy or train it again")
