@@ -40,13 +40,15 @@ def _run(recipe_path: Path, overrides: list[str], resume: bool, overwrite: bool,
         return
 
     from qpeft.cli.progress import ProgressCallback
-    from qpeft.training import train
+    from qpeft.training import RunFolder, train
 
     with Steps() as say:
         progress = ProgressCallback(Path(recipe.output).name, say)
         result = train(recipe, resume=resume, overwrite=overwrite, callbacks=[progress], say=say)
     if not ranks.is_first():
         return  # the first one measures and reports
+    if recipe.training.diagnostics_steps is not None:
+        _draw_diagnostics(RunFolder(recipe.output))
     summary: dict[str, Any] = {"run": recipe.output, "training": asdict(result)}
     if recipe.evaluation.task is not None:
         from qpeft.cli.evaluate import evaluate_run
@@ -69,6 +71,15 @@ def _read(recipe_path: Path, overrides: list[str]) -> Any:
         overrides = [f"output={json.dumps(str(recipe_path))}", *overrides]
         recipe_path = recipe_path / "recipe.yaml"
     return load_recipe(recipe_path, overrides)
+
+
+def _draw_diagnostics(folder: Any) -> None:
+    from qpeft.compare.diagnostics_plot import plot_diagnostics
+    from qpeft.training.run_folder import read_metrics
+
+    picture = plot_diagnostics(read_metrics(folder.metrics), folder.plots / "diagnostics.png")
+    if picture is not None:
+        notes.print(f"what the adapters did: {picture}")
 
 
 def _dry_run(recipe: Any, as_json: bool) -> None:

@@ -44,12 +44,12 @@ def plot_diagnostics(lines: Sequence[dict[str, Any]], path: Path) -> Path | None
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     figure, panels = plt.subplots(
-        len(shown), 2, figsize=(8.4, 0.7 + 1.65 * len(shown)), dpi=160, layout="constrained", sharex="col",
-        sharey="row", squeeze=False,
+        len(shown), 2, figsize=(8.4, 0.7 + 1.65 * len(shown)), dpi=160, sharex="col", sharey="row",
+        squeeze=False, layout=ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.06),
     )  # fmt: skip
-    figure.get_layout_engine().set(h_pad=0.06, w_pad=0.06)
     for (over_steps, over_depth), name in zip(panels, shown, strict=True):
         _draw_steps(over_steps, records, name)
         _draw_depth(over_depth, records, name)

@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -184,8 +184,8 @@ def measure(modules: list[AdaptedModule], scaled_gradient: bool = False) -> dict
 def _measure_module(module: AdaptedModule, scaled_gradient: bool) -> Measures:
     layer, adapter = module.layer, module.adapter
     if isinstance(layer, LoraLayer):
-        expansion = layer.lora_B[adapter].weight * layer.scaling[adapter]  # (d_out, r)
-        return {"effective_rank": effective_rank(product_singular_values(expansion, layer.lora_A[adapter].weight.T))}
+        lora_a, lora_b = cast(nn.Linear, layer.lora_A[adapter]), cast(nn.Linear, layer.lora_B[adapter])
+        return {"effective_rank": effective_rank(product_singular_values(lora_b.weight, lora_a.weight.T))}
     if layer.is_linear(adapter):
         compression, expansion = layer.linear_factors(adapter)  # (r, d_in), (d_out, r)
         return {"effective_rank": effective_rank(product_singular_values(expansion, compression.T))}
