@@ -177,7 +177,7 @@ def test_an_adapter_without_circuit_has_the_rank_of_its_matrix_alone(llama_base,
     expected = [ranks_of(model, place) for place in range(2)]
     fit(model, tmp_path, [callback], max_steps=1)
     found = callback.records[0]["diagnostics"]
-    assert set(found) == {"layers", "tokens", "effective_rank"}
+    assert set(found) == {"layers", "tokens", "rank", "effective_rank"}
     assert found["effective_rank"] == pytest.approx(expected, rel=1e-5)
 
 

@@ -56,9 +56,9 @@ class DiagnosticsCallback(TrainerCallback):
         tokens: Tokens kept of each step, spread over its micro-batches.
 
     Attributes:
-        records: The measurements of this process: ``{"step", "diagnostics": {"layers", "tokens", ...}}``, where every
-            measure is a list with a number (or ``None``) for each of ``layers``. A measure that no module has is
-            absent. All belong to the weights with which the step began.
+        records: The measurements of this process: ``{"step", "diagnostics": {"layers", "tokens", "rank", ...}}``,
+            where every measure is a list with a number (or ``None``) for each of ``layers``. A measure that no module
+            has is absent. All belong to the weights with which the step began.
 
     Raises:
         InputError: ``every`` or ``tokens`` out of range; when training starts: no adapter that can be measured, a
@@ -161,18 +161,19 @@ def measure(modules: list[AdaptedModule], scaled_gradient: bool = False) -> dict
         scaled_gradient: Whether gradients are multiplied by the scale of fp16; they are left out then.
 
     Returns:
-        ``layers`` (names), ``tokens`` (kept for each module with a branch), ``n_qubits`` where there are circuits, and
-        a list for each measure.
+        ``layers`` (names), ``tokens`` (kept for each module with a branch), ``rank`` (the largest possible one),
+        ``n_qubits`` where there are circuits, and a list for each measure.
     """
     groups: dict[str, list[Measures]] = {}
-    tokens, n_qubits = [], set()
+    tokens, n_qubits, rank = [], set(), 0
     with torch.no_grad():
         for module in modules:
             groups.setdefault(module.group, []).append(_measure_module(module, scaled_gradient))
+            rank = max(rank, int(module.layer.r[module.adapter]))
             bottleneck = module.kept("bottleneck")
             tokens += [] if bottleneck is None else [len(bottleneck)]
             n_qubits |= {module.branch.circuit.n_qubits} if isinstance(module.branch, QuantumLayer) else set()
-    found: dict[str, Any] = {"layers": _short(list(groups)), "tokens": min(tokens, default=0)}
+    found: dict[str, Any] = {"layers": _short(list(groups)), "tokens": min(tokens, default=0), "rank": rank}
     if n_qubits:
         found["n_qubits"] = max(n_qubits)
     names = dict.fromkeys(name for measures in groups.values() for each in measures for name in each)
