@@ -83,7 +83,10 @@ def run(
     results.print(execution_table(arms["chip"]["execution"]))
     results.print(execution_table(tuned["execution"]))
     results.print("\n".join(summary["sentences"]))
-    notes.print(f"\nreport: {output / 'report.html'}   plots: {output / 'plots'}   ledger: qpeft qpu show {output}")
+    notes.print(
+        f"\nreport: {output / 'report.html'}   plots: {output / 'plots'}\n"
+        f"jobs of the training: qpeft qpu show {output / 'tuned'}"
+    )
 
 
 def _again(output: Path, quick: bool) -> str:
