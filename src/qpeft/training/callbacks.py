@@ -181,9 +181,10 @@ class StopOnSignal(TrainerCallback):
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: Any) -> None:
+        if ranks.world_size() > 1:
+            self._asked = True
+            return
         if self._asked:
-            if ranks.world_size() > 1:
-                return
             raise KeyboardInterrupt
         self._asked = True
         logger.warning("stopping: this step is finished and saved first; once more stops at once")

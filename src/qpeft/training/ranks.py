@@ -91,10 +91,15 @@ def device_for(device: str) -> tuple[str, str | None]:
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() and not _env("ACCELERATE_USE_CPU") else "cpu"
-    sharded = _env("ACCELERATE_USE_FSDP") or _env("ACCELERATE_USE_DEEPSPEED")
+    sharded = asks_for_fsdp() or _env("ACCELERATE_USE_DEEPSPEED")
     if device == "cuda" and not sharded:
         return f"cuda:{os.environ['LOCAL_RANK']}", device
     return "cpu" if sharded else device, device
+
+
+def asks_for_fsdp() -> bool:
+    """Whether `accelerate launch` was given an FSDP configuration, for more than one process."""
+    return world_size() > 1 and _env("ACCELERATE_USE_FSDP")
 
 
 @contextmanager

@@ -33,12 +33,17 @@ def trained_state(model: PeftModel) -> dict[str, torch.Tensor] | None:
     Returns:
         Tensors on the CPU, and buffers; `None` for a model that is not sharded and needs no gathering.
     """
-    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    if not any(isinstance(value, DTensor) or hasattr(value, "ds_id") for value in trained.values()):
+    if not is_sharded(model):
         return None
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     with gather_params_ctx(list(trained.values())):  # of ZeRO-3; does nothing elsewhere
         whole = {name: whole_tensor(value).clone() for name, value in trained.items()}
     return whole | dict(model.named_buffers())
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Whether each rank holds a part of the model only."""
+    return any(isinstance(value, DTensor) or hasattr(value, "ds_id") for value in model.parameters())
 
 
 def whole_tensor(value: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,7 @@ from qpeft.training.callbacks import CompleteCheckpoints, FiniteNumbers, MetricL
 from qpeft.training.diagnostics import DiagnosticsCallback
 from qpeft.training.recipe import Recipe
 from qpeft.training.run_folder import RunFolder
+from qpeft.training.sharded import ShardedTraining
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class _OwnTraining:
         return super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
 
 
-class LanguageModelTrainer(_OwnTraining, SFTTrainer):
+class LanguageModelTrainer(_OwnTraining, ShardedTraining, SFTTrainer):
     """TRL's supervised fine-tuning trainer; on a CPU it computes logits only where there is a label."""
 
     def compute_loss(
@@ -84,7 +85,7 @@ class LanguageModelTrainer(_OwnTraining, SFTTrainer):
         return total / n.clamp(min=1)
 
 
-class ClassifierTrainer(_OwnTraining, Trainer):
+class ClassifierTrainer(_OwnTraining, ShardedTraining, Trainer):
     """transformers' trainer, stopping at a loss that is not a number."""
 
 
