@@ -350,9 +350,31 @@ class AmplitudeKernel {
     const R c = w_.cos[turn.angle], s = w_.sin[turn.angle];
     const Coefficients k = coefficients(op, turn, c, inverse ? -s : s);
     with_flip<R>(turn.flip % kWidth, [&](auto flip) {
-      rotate<decltype(flip)::value>(k, state.re);
-      if (op.complex_in) rotate<decltype(flip)::value>(k, state.im);
+      constexpr int kFlip = decltype(flip)::value;
+      for (int plane = 0; plane < (op.complex_in ? 2 : 1); ++plane) {
+        R *at = plane ? state.im : state.re;
+        if (k.row_control || k.row_flip == 0) {
+          rotate<kFlip>(k, at);
+        } else {
+          rotate_rows<kFlip>(k, at);
+        }
+      }
     });
+  }
+
+  // Pairs of rows, all of which take part in the same way but for the sign of the row's parity.
+  template <int kFlip>
+  void rotate_rows(const Coefficients &k, R *state) const {
+    const V own = k.own[0], first = k.other[0][0], second = k.other[0][odd(k.row_flip & k.row_parity)];
+    const uint32_t low = k.row_flip & -k.row_flip;
+    for (uint32_t block = 0; block < rows_; block += 2 * low) {
+      for (uint32_t r = block; r < block + low; ++r) {
+        R *p = state + size_t{r} * kWidth, *q = state + size_t{r ^ k.row_flip} * kWidth;
+        const V a = load(p), b = load(q), sign = splat(row_sign(r, k.row_parity));
+        store(p, own * a - first * (sign * exchange<R, kFlip>(b)));
+        store(q, own * b - second * (sign * exchange<R, kFlip>(a)));
+      }
+    }
   }
 
   template <int kFlip>
@@ -395,23 +417,61 @@ class AmplitudeKernel {
 
   static R row_sign(uint32_t row, uint32_t mask) { return odd(row & mask) ? R{-1} : R{1}; }
 
-  void measure(Place psi) {
-    constexpr uint32_t kRows = 64;  // rows whose sum stays in one vector, so that large sums keep their digits
-    for (int v = 0; v < part_.n_values; ++v) {
-      const Value &value = part_.values[v];
-      const uint32_t mask = value.signs / kWidth;
-      const V lanes = lane_signs(value.signs % kWidth);
-      double total = 0;
-      for (uint32_t start = 0; start < rows_; start += kRows) {
-        V part_sum = splat(R{0});
-        for (uint32_t r = start; r < start + kRows && r < rows_; ++r) {
-          const size_t s = size_t{r} * kWidth;
-          part_sum += row_sign(r, mask) * (value.flips ? flipped_product(value, psi, r) : load(w_.probabilities + s));
+  // Sums over the rows of a block, signed by parities: h[m] becomes the sum over r of (-1)^{parity(r & m)} h[r].
+  static constexpr uint32_t kBlockRows = 16;
+  uint32_t block_rows() const { return rows_ < kBlockRows ? rows_ : kBlockRows; }
+  static void transform(V *h, uint32_t rows) {
+    for (uint32_t half = 1; half < rows; half *= 2)
+      for (uint32_t start = 0; start < rows; start += 2 * half)
+        for (uint32_t r = start; r < start + half; ++r) {
+          const V a = h[r], b = h[r + half];
+          h[r] = a + b;
+          h[r + half] = a - b;
         }
-        total += sum<R>(part_sum * lanes);
+  }
+
+  void measure(Place psi) {
+    constexpr int kValues = 64;
+    for (int start = 0; start < part_.n_values; start += kValues)
+      measure_strings(start, part_.n_values - start < kValues ? part_.n_values : start + kValues);
+    for (int v = 0; v < part_.n_values; ++v)
+      if (part_.values[v].flips) measure_flipped(v, psi);
+  }
+
+  // Values first ... last - 1, at most 64, as far as they are strings of Z: from each block of rows, transformed once.
+  void measure_strings(int first, int last) {
+    constexpr uint32_t kRows = 256;  // rows whose sum stays in one vector, so that large sums keep their digits
+    V sums[64], h[kBlockRows];
+    double totals[64] = {};
+    const uint32_t rows = block_rows();
+    for (uint32_t start = 0; start < rows_; start += kRows) {
+      for (V &sum : sums) sum = splat(R{0});
+      for (uint32_t block = start; block < start + kRows && block < rows_; block += rows) {
+        for (uint32_t r = 0; r < rows; ++r) h[r] = load(w_.probabilities + size_t{block + r} * kWidth);
+        transform(h, rows);
+        for (int v = first; v < last; ++v) {
+          const uint32_t mask = part_.values[v].signs / kWidth;
+          sums[v - first] += row_sign(block, mask) * h[mask & (rows - 1)];
+        }
       }
-      w_.values[v] = static_cast<R>(total * pauli_sign(value));
+      for (int v = first; v < last; ++v)
+        totals[v - first] += sum<R>(sums[v - first] * lane_signs(part_.values[v].signs % kWidth));
     }
+    for (int v = first; v < last; ++v) w_.values[v] = static_cast<R>(totals[v - first] * pauli_sign(part_.values[v]));
+  }
+
+  void measure_flipped(int v, Place psi) {
+    constexpr uint32_t kRows = 64;
+    const Value &value = part_.values[v];
+    const V lanes = lane_signs(value.signs % kWidth);
+    double total = 0;
+    for (uint32_t start = 0; start < rows_; start += kRows) {
+      V part_sum = splat(R{0});
+      for (uint32_t r = start; r < start + kRows && r < rows_; ++r)
+        part_sum += row_sign(r, value.signs / kWidth) * flipped_product(value, psi, r);
+      total += sum<R>(part_sum * lanes);
+    }
+    w_.values[v] = static_cast<R>(total * pauli_sign(value));
   }
 
   static double pauli_sign(const Value &value) { return value.n_y & 2 ? -value.sign : value.sign; }
@@ -458,13 +518,18 @@ class AmplitudeKernel {
         lanes[used] = lane_signs(value.signs % kWidth) * (w_.value_gradients[v] * static_cast<R>(pauli_sign(value)));
         masks[used++] = value.signs / kWidth;
       }
-      for (uint32_t r = 0; r < rows_; ++r) {
-        V c = splat(R{0});
-        for (int k = 0; k < used; ++k) c += row_sign(r, masks[k]) * lanes[k];
-        const size_t s = size_t{r} * kWidth;
-        const V a = c * load(psi.re + s), b = part_.complex_end ? c * load(psi.im + s) : splat(R{0});
-        store(re + s, start ? load(re + s) + a : a);
-        store(im + s, start ? load(im + s) + b : b);
+      const uint32_t rows = block_rows();
+      for (uint32_t block = 0; block < rows_; block += rows) {
+        V c[kBlockRows];  // of each row of the block: what Lambda is times psi
+        for (V &row : c) row = splat(R{0});
+        for (int k = 0; k < used; ++k) c[masks[k] & (rows - 1)] += row_sign(block, masks[k]) * lanes[k];
+        transform(c, rows);
+        for (uint32_t r = 0; r < rows; ++r) {
+          const size_t s = size_t{block + r} * kWidth;
+          const V a = c[r] * load(psi.re + s), b = part_.complex_end ? c[r] * load(psi.im + s) : splat(R{0});
+          store(re + s, start ? load(re + s) + a : a);
+          store(im + s, start ? load(im + s) + b : b);
+        }
       }
     }
     for (int v = 0; v < part_.n_values; ++v) {
@@ -631,21 +696,29 @@ class AmplitudeKernel {
       const R r0 = v[0], i0 = v[1], r1 = v[2], i1 = v[3];
       double m0r = 0, m0i = 0, m1r = 0, m1i = 0;
       size_t b = 0;
-      for (; b + kWidth <= half; b += kWidth) {
-        const V a0 = load(re + b), a1 = load(re + b + half), lr = load(lre + b);
-        if (!complex) {
-          m0r += sum<R>(lr * a0);
-          m1r += sum<R>(lr * a1);
-          store(re + b, r0 * a0 + r1 * a1);
-          continue;
+      while (b + kWidth <= half) {
+        V sum0r = splat(R{0}), sum0i = sum0r, sum1r = sum0r, sum1i = sum0r;  // of 64 rows at most, to keep their digits
+        const size_t end = half - b < 64 * kWidth ? half : b + 64 * kWidth;
+        for (; b < end; b += kWidth) {
+          const V a0 = load(re + b), a1 = load(re + b + half), lr = load(lre + b);
+          if (!complex) {
+            sum0r += lr * a0;
+            sum1r += lr * a1;
+            store(re + b, r0 * a0 + r1 * a1);
+            continue;
+          }
+          const V b0 = load(im + b), b1 = load(im + b + half), li = load(lim + b);
+          sum0r += lr * a0 + li * b0;
+          sum0i += lr * b0 - li * a0;
+          sum1r += lr * a1 + li * b1;
+          sum1i += lr * b1 - li * a1;
+          store(re + b, (r0 * a0 + i0 * b0) + (r1 * a1 + i1 * b1));
+          store(im + b, (r0 * b0 - i0 * a0) + (r1 * b1 - i1 * a1));
         }
-        const V b0 = load(im + b), b1 = load(im + b + half), li = load(lim + b);
-        m0r += sum<R>(lr * a0 + li * b0);
-        m0i += sum<R>(lr * b0 - li * a0);
-        m1r += sum<R>(lr * a1 + li * b1);
-        m1i += sum<R>(lr * b1 - li * a1);
-        store(re + b, (r0 * a0 + i0 * b0) + (r1 * a1 + i1 * b1));
-        store(im + b, (r0 * b0 - i0 * a0) + (r1 * b1 - i1 * a1));
+        m0r += sum<R>(sum0r);
+        m0i += sum<R>(sum0i);
+        m1r += sum<R>(sum1r);
+        m1i += sum<R>(sum1i);
       }
       for (; b < half; ++b) {
         const R a0 = re[b], a1 = re[b + half], b0 = complex ? im[b] : R{0}, b1 = complex ? im[b + half] : R{0};
