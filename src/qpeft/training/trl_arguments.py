@@ -40,6 +40,12 @@ class OwnArguments:
     arithmetic_steps: int = field(default=3, metadata={"help": "dataset_name arithmetic: longest solution, 1 to 3."})
     arithmetic_largest: int = field(default=200, metadata={"help": "dataset_name arithmetic: largest number."})
 
+    def __post_init__(self) -> None:
+        if self.arithmetic_problems < 1:
+            raise InputError(f"arithmetic_problems must be at least 1 (got {self.arithmetic_problems})")
+        if not 1 <= self.arithmetic_steps <= 3:
+            raise InputError(f"arithmetic_steps must be between 1 and 3 (got {self.arithmetic_steps})")
+
 
 @dataclass(frozen=True)
 class TrlArguments:
