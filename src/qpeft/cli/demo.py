@@ -198,7 +198,11 @@ def _summarise(output: Path, names: dict[str, str], commands: list[str]) -> dict
             "One seed. Intervals say how well the problems measure these two adapters, not how much another training "
             "seed would change them.",
         ],
-        pictures=[(losses, "Loss per answer token; points: validation."), (accuracy, "Held-out problems solved.")],
+        pictures=[
+            (losses, "Loss per answer token; points: validation."),
+            (accuracy, "Held-out problems solved."),
+            *_diagnostics(output, names),
+        ],
         examples=_examples(output, names),
         commands="\n".join(commands),
         made_on=f"qpeft {made_on['qpeft']}, torch {made_on['packages']['torch']}, transformers "
@@ -269,6 +273,12 @@ def _sentences(summary: dict[str, Any]) -> list[str]:
         f"Strict accuracy: {100 * before['value']:.1f} % before; {100 * ours['value']:.1f} % with QTHA and "
         f"{100 * theirs['value']:.1f} % with LoRA ({ours['n']} problems): {verdict}.",
     ]
+
+
+def _diagnostics(output: Path, names: dict[str, str]) -> list[tuple[Path, str]]:
+    """Pictures of the arms that were measured while they were trained (training.diagnostics_steps)."""
+    found = [(output / name / "plots" / "diagnostics.png", label) for name, label in names.items()]
+    return [(picture, f"{label}: what the adapters did.") for picture, label in found if picture.exists()]
 
 
 def _examples(output: Path, names: dict[str, str], n: int = 4) -> list[dict[str, Any]]:

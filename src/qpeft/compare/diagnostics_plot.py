@@ -89,6 +89,7 @@ def _draw_steps(axes: Any, records: Sequence[dict[str, Any]], name: str) -> None
     low, high, middle = ([choose(values) for values in found.values()] for choose in (min, max, median))
     axes.fill_between(list(found), low, high, color=_BLUE, alpha=0.18, linewidth=0)
     axes.plot(list(found), middle, color=_BLUE, linewidth=2.0, marker="o", markersize=3)
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _draw_depth(axes: Any, record: dict[str, Any], name: str, colour: str, width: float) -> None:
@@ -111,7 +112,7 @@ def _draw_limits(row: tuple[Any, Any], record: dict[str, Any], name: str) -> Non
         axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.02)
     elif name == "effective_rank":
         axes.set_ylim(1 - 0.02 * record["rank"], 1.02 * record["rank"])
-        _mark(row, record["rank"], "")
+        _mark(row, record["rank"], "largest possible")
     elif name == "circuit_gradient_variance":
         plateau = two_design_variance(record["n_qubits"])
         low, high = axes.get_ylim()
