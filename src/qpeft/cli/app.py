@@ -9,6 +9,7 @@ import typer
 
 from qpeft.cli import cloud, qpu
 from qpeft.cli.console import be_quiet
+from qpeft.errors import InputError
 from qpeft.version import __version__
 
 app = typer.Typer(
@@ -132,6 +133,16 @@ def evaluate(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
     seed: Annotated[int, typer.Option(help="Of generated problems.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Where to write the JSON result with every answer.")] = None,
+    harness: Annotated[
+        str | None, typer.Option(help="Tasks of lm-evaluation-harness instead, as gsm8k,hellaswag.")
+    ] = None,
+    harness_folder: Annotated[Path | None, typer.Option(help="Folder with task files (YAML) of your own.")] = None,
+    shots_in_prompt: Annotated[
+        int | None, typer.Option("--fewshot", min=0, help="Examples in the harness's prompts.")
+    ] = None,
+    chat_template: Annotated[
+        bool, typer.Option("--chat-template", help="Ask the harness's questions through the chat template.")
+    ] = False,
     executor: Executor = None,
     chip: Chip = None,
     shots: Shots = None,
@@ -140,10 +151,23 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure a trained run, an adapter, or a base model."""
-    from qpeft.cli import evaluate as command
-
     _speak(quiet, json)
     execution = {"executor": executor, "chip": chip, "shots": shots, "tokens": tokens}
+    only = {"--harness-folder": harness_folder, "--fewshot": shots_in_prompt, "--chat-template": chat_template or None}
+    other = {"--task": task, "--data": data}
+    for option, value in (only if harness is None else other).items():
+        if value is not None:
+            raise InputError(f"{option} {'needs' if harness is None else 'does not go with'} --harness")
+    if harness is not None:
+        from qpeft.cli import harness as by_harness
+
+        by_harness.run(
+            target, overrides or [], recipe, harness, harness_folder, shots_in_prompt, chat_template, limit,
+            batch_size, max_new_tokens, seed, output, json, execution,
+        )  # fmt: skip
+        return
+    from qpeft.cli import evaluate as command
+
     command.run(
         target, overrides or [], recipe, task, data, limit, batch_size, max_new_tokens, seed, output, json, execution
     )

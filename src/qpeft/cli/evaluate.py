@@ -98,7 +98,7 @@ def measure(
         source = source.model_copy(update={"test": data})
     elif task == "arithmetic":
         source = source.model_copy(update={"test": "arithmetic"})
-    where = _execution(recipe.execution if recipe else ExecutionSection(), execution or {})
+    where = execution_section(recipe.execution if recipe else ExecutionSection(), execution or {})
     # examples first: a missing file should show before a model is loaded
     examples = held_out_examples(source, limit or section.limit, seed)
     with Steps() as say:
@@ -121,7 +121,7 @@ def measure(
         return result if run is None else {**result, "execution": asdict(run.report())}
 
 
-def _execution(section: ExecutionSection, given: Mapping[str, Any]) -> ExecutionSection:
+def execution_section(section: ExecutionSection, given: Mapping[str, Any]) -> ExecutionSection:
     """The recipe's section with what the flags say; without `--executor` the simulator, whatever the recipe says."""
     from pydantic import ValidationError
 
