@@ -1,25 +1,35 @@
 """Two processes train as one: equal gradients and weights, one writer, refusals and stops in common."""
 
 import os
+import shlex
+import signal
 import socket
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 from peft import get_peft_model
+from peft.utils.other import fsdp_auto_wrap_policy
 from safetensors.torch import load_file
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from qpeft.adapters import QTHAConfig
 from qpeft.errors import InputError, Interrupted
 from qpeft.training import RunFolder, make_recipe, ranks, train
+from qpeft.training.recipe import load_recipe
 from qpeft.training.run_folder import read_metrics
 from qpeft.training.workload import steps_of
 from tiny_base import recipe_values
 from two_processes import leave, run_on_two_processes
 
+ROOT = Path(__file__).parents[2]
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -186,6 +196,32 @@ def test_steps_of_an_epoch_count_all_ranks(told, llama_base, tmp_path):
     assert [found["steps"] for found in told[1]] == [3, 3]
 
 
+def test_policy_of_peft_takes_every_leaf_of_the_adapter(llama_base):
+    """FSDP1 wraps what this policy names; trained float32 leaves then stand apart from a frozen base."""
+    model = adapted(llama_base)
+    policy = fsdp_auto_wrap_policy(model)
+    trained = {name.rpartition(".")[0] for name, value in model.named_parameters() if value.requires_grad}
+    assert len(trained) >= 3
+    for name, module in model.named_modules():
+        if name in trained or isinstance(module, LlamaDecoderLayer):
+            assert policy(module=module, recurse=False, nonwrapped_numel=0), name
+        elif name.endswith("base_layer"):
+            assert not policy(module=module, recurse=False, nonwrapped_numel=0), name
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes/accelerate").glob("*.yaml")), ids=lambda file: file.stem)
+def test_launch_configurations_are_read_by_accelerate(file):
+    config = load_config_from_file(str(file))
+    assert config.num_processes >= 2
+    assert config.mixed_precision == "no"  # the recipe decides
+    first = file.read_text().splitlines()[0]
+    assert first.startswith(
+        f"# accelerate launch --config_file recipes/accelerate/{file.name} -m qpeft train recipes/"
+    )
+    words = shlex.split(first.partition("-m qpeft train ")[2])
+    load_recipe(ROOT / words[0], words[1:])
+
+
 def test_a_program_outside_a_launcher_is_alone(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")  # as some schedulers set it for a program that they start once
     assert ranks.world_size() == 1
@@ -207,9 +243,10 @@ def test_each_rank_computes_on_its_own_device(monkeypatch):
     assert ranks.device_for("auto") == ("cpu", "cpu")
 
 
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
 @pytest.mark.parametrize("ranks_first", [2, 1])
 @pytest.mark.slow
-def test_checkpoints_go_on_in_another_number_of_processes(ranks_first, llama_base, tmp_path):
+def test_checkpoints_go_on_in_another_number_of_processes(ranks_first, sharded, llama_base, tmp_path):
     """Stopped at step 2 by one number of ranks and finished by another: weights as of the run never stopped.
 
     All batches hold the same example, so that it does not matter how many of them a step sees.
@@ -220,17 +257,27 @@ def test_checkpoints_go_on_in_another_number_of_processes(ranks_first, llama_bas
     train(straight)
     recipe = recipe_of(llama_base, run, **same)
     if ranks_first == 2:
-        run_on_two_processes(_stopped, free_port(), recipe, 2)
+        run_on_two_processes(_stopped, free_port(), recipe, 2, sharded)
         assert RunFolder(run).last_checkpoint().name == "checkpoint-2"
         train(recipe, resume=True)
     else:
         with pytest.raises(Interrupted):
             train(recipe, callbacks=[_Stop(2)])
-        run_on_two_processes(_stopped, free_port(), recipe, None)
+        run_on_two_processes(_stopped, free_port(), recipe, None, sharded)
     found = load_file(run / "adapter/adapter_model.safetensors")
-    for name, value in load_file(tmp_path / "straight/adapter/adapter_model.safetensors").items():
+    expected = load_file(tmp_path / "straight/adapter/adapter_model.safetensors")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
     assert [line["step"] for line in read_metrics(run / "metrics.jsonl") if "loss" in line] == [1, 2, 3, 4]
+
+
+def shard() -> None:
+    """Ask for FSDP2 as `accelerate launch` does with the recipe that comes with the library."""
+    settings = yaml.safe_load((ROOT / "recipes/accelerate/fsdp2.yaml").read_text())
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    for key, value in settings["fsdp_config"].items():
+        os.environ[key.upper()] = str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _same_examples(folder: Path) -> dict:
@@ -241,26 +288,42 @@ def _same_examples(folder: Path) -> dict:
     return {"data": data, "training__per_device_train_batch_size": 2}
 
 
-class _Stop:
-    """Made where it is used, since only what can be pickled reaches the other processes."""
+class _Stop(TrainerCallback):
+    """Sends this process the signal that a launcher ends it with, in a step."""
 
-    def __new__(cls, step: int):
-        import signal
+    def __init__(self, step: int):
+        self.step = step
 
-        from transformers import TrainerCallback
-
-        class Signalled(TrainerCallback):
-            def on_pre_optimizer_step(self, args, state, control, **_):
-                if state.global_step == step - 1:
-                    os.kill(os.getpid(), signal.SIGTERM)
-
-        return Signalled()
+    def on_pre_optimizer_step(self, args, state, control, **_):
+        if state.global_step == self.step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _stopped(rank: int, port: int, recipe, step) -> None:
+def _look_at_shards(seen: list[str]) -> TrainerCallback:
+    class Look(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **_):
+            layers = [name for name, module in model.named_modules() if isinstance(module, FSDPModule)]
+            assert any(name.endswith("layers.1") for name in layers), layers
+            for name, value in model.named_parameters():
+                if ".layers." not in name:
+                    continue  # the norm and the head stay whole after an evaluation
+                assert isinstance(value, DTensor), name
+                assert value.to_local().numel() < value.numel() or value.shape[0] == 1, name
+            seen.append("sharded")
+
+    return Look()
+
+
+def _stopped(rank: int, port: int, recipe, step, sharded: bool) -> None:
     """Train, stopping after a step because the second rank alone got a signal; or go on to the end."""
     become(rank, port)
-    outcome = refusal(lambda: train(recipe, resume=True, callbacks=[_Stop(step)] if step and rank == 1 else []))
+    seen: list[str] = []
+    callbacks = [_Stop(step)] if step and rank == 1 else []
+    if sharded:
+        shard()
+        callbacks.append(_look_at_shards(seen))
+    outcome = refusal(lambda: train(recipe, resume=True, callbacks=callbacks))
+    assert len(seen) == (2 if sharded else 0), (seen, outcome)
     if step is None:
         assert outcome == "none", outcome
     elif rank == 0:

@@ -11,6 +11,7 @@ import shutil
 import torch
 from peft import PeftModel
 from peft.utils.integrations import gather_params_ctx
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
@@ -35,6 +36,9 @@ def trained_state(model: PeftModel) -> dict[str, torch.Tensor] | None:
     """
     if not is_sharded(model):
         return None
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # parts of the model stay whole after a forward pass without a backward one
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     with gather_params_ctx(list(trained.values())):  # of ZeRO-3; does nothing elsewhere
         whole = {name: whole_tensor(value).clone() for name, value in trained.items()}
