@@ -3,6 +3,7 @@
 import json
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,6 +79,27 @@ def test_grpo_learns_from_a_reward_of_ones_own(trl, llama_base, tmp_path, monkey
     reloads(tmp_path / "run", llama_base)
 
 
+def test_push_to_hub_sends_the_adapter_with_its_card(trl, monkeypatch):
+    sent = []
+
+    class Hub:
+        def create_repo(self, name, **_):
+            return SimpleNamespace(repo_id=f"someone/{name}")
+
+        def upload_folder(self, *, repo_id, folder_path, **_):
+            names = {path.name for path in Path(folder_path).iterdir()}
+            sent.append((repo_id, names, (Path(folder_path) / "README.md").read_text()))
+
+    monkeypatch.setattr("transformers.trainer.hf_api", Hub)
+    said = trl("sft", "--push_to_hub", "--hub_token", "hf_secret", "--save_strategy", "no", steps=1)
+    assert said.code == 0, said.err
+    repo, names, card = sent[-1]
+    assert repo == "someone/run"
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= names
+    assert "import qpeft" in card
+    assert "hf_secret" not in card + said.out + said.err
+
+
 def test_any_method_of_peft(trl, llama_base, tmp_path):
     said = trl("sft", "--method", "lora", "--adapter.bond_dim", "3", steps=1)
     assert said.code == 2
@@ -98,6 +120,10 @@ def test_any_method_of_peft(trl, llama_base, tmp_path):
         )
     )
     read = read_arguments("sft", ["--config", str(config), "--learning_rate=1e-3", "--adapter.r=3"])
+    assert read.adapter.fields["target_modules"] == ["q_proj"]
+    for words, value in ((["q_proj"], ["q_proj"]), (["all-linear"], "all-linear"), ([".*q_proj"], ".*q_proj")):
+        given = read_arguments("sft", ["--adapter.target_modules", *words]).adapter.fields["target_modules"]
+        assert given == value
     assert (read.training.learning_rate, read.training.max_steps, read.adapter.fields["r"]) == (1e-3, 1, 3)
 
 
@@ -164,7 +190,7 @@ def test_reference_of_dpo_is_the_adapter_it_starts_from(trl, reference_logits, l
         ("sft", ["--use_peft"], "--method lora"),
         ("sft", ["--learning_rate", "fast"], "invalid float value: 'fast'"),
         ("sft", ["--dataset_name", "missing.jsonl"], "missing.jsonl does not exist"),
-        ("sft", ["--adapter.target_modules", "nowhere"], "nowhere not found in the base model"),
+        ("sft", ["--adapter.target_modules", "nowhere"], "not found in the base model"),
         ("sft", ["--report_to", "tensorbord"], "did you mean tensorboard?"),
         ("sft", ["--resume_from_checkpoint", "last"], "no checkpoint to go on from"),
         ("sft", ["--arithmetic_steps", "4"], "arithmetic_steps must be between 1 and 3"),

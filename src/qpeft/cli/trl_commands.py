@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qpeft.cli.console import Steps, calm_libraries, notes, print_json, results
+from qpeft.cli.console import Steps, be_quiet, calm_libraries, notes, print_json, results
 from qpeft.cli.tables import trl_table
 
 
 def run(kind: Any, arguments: list[str], as_json: bool) -> None:
+    if "LOCAL_RANK" in os.environ and os.environ.get("RANK", "0") != "0":
+        be_quiet(True)  # of several processes the first one speaks
     with Steps() as say:
         say("starting")
         from qpeft.training.trl_arguments import help_text, read_arguments

@@ -176,8 +176,11 @@ def _take_own(arguments: Sequence[str]) -> tuple[list[str], str | None, dict[str
                 raise InputError(f"{given[1]!r} stands where a key is expected: write --key value")
             file = given[0]
         else:
+            field_name = key.removeprefix("--").removeprefix("adapter.")
             values = [_value(key, word) for word in given]
-            adapter[key.removeprefix("--").removeprefix("adapter.")] = values[0] if len(values) == 1 else values
+            # peft takes a text for a pattern of whole names, where one plain name is a list of one
+            several = len(values) > 1 or (field_name.endswith(("_modules", "_to_save")) and given[0].isidentifier())
+            adapter[field_name] = values if several else values[0]
     return rest, file, adapter
 
 
