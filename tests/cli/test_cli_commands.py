@@ -288,7 +288,7 @@ def test_an_evaluation_is_exact_unless_a_chip_is_named(qpeft, write_recipe, tmp_
         (("eval", "{run}", "--shots", "200"), "--shots does nothing without --executor"),
         (("eval", "{run}", "--executor", "wukong"), "unknown executor 'wukong'"),
         (("eval", "{run}", "--executor", "virtual-wukong"), "the model has no circuits"),
-        (("estimate", "{run}"), "the simulator costs nothing"),
+        (("estimate", "{run}", "--memory", "much"), "memory must be an amount"),
         (("estimate", "{run}", "--executor", "virtual-wukong"), "the model has no circuits"),
         (("demo", "--executor", "origin"), "the demo runs on virtual-wukong"),
     ],

@@ -178,6 +178,9 @@ def estimate(
     target: Annotated[Path, typer.Argument(help="Recipe (YAML) or run folder.")],
     overrides: Overrides = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Examples of the evaluation.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Say what fits: an amount such as 8GB, or a device such as a100.")
+    ] = None,
     executor: Executor = None,
     chip: Chip = None,
     shots: Shots = None,
@@ -185,12 +188,12 @@ def estimate(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Say what training and evaluating on a chip would use: circuits, jobs, time, price. Nothing is sent."""
+    """Say what a run takes: memory and time here, or with --executor what it would use of a chip. Nothing is sent."""
     from qpeft.cli import estimate as command
 
     _speak(quiet, json)
     execution = {"executor": executor, "chip": chip, "shots": shots, "tokens": tokens}
-    command.run(target, overrides or [], limit, execution, json)
+    command.run(target, overrides or [], limit, memory, execution, json)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`qpeft estimate`: what a run on a chip would use, before anything is sent."""
+"""`qpeft estimate`: memory and time of a run, or what it would use of a chip, before anything is sent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from qpeft.training.recipe import Recipe
 
 
-def run(target: Path, overrides: list[str], limit: int | None, execution: Mapping[str, Any], as_json: bool) -> None:
+def run(
+    target: Path,
+    overrides: list[str],
+    limit: int | None,
+    memory: str | None,
+    execution: Mapping[str, Any],
+    as_json: bool,
+) -> None:
     with Steps() as say:
         say("starting")
         from qpeft.training.recipe import load_recipe
@@ -33,9 +40,12 @@ def run(target: Path, overrides: list[str], limit: int | None, execution: Mappin
     given = [f"execution.{key}={value}" for key, value in execution.items() if value is not None]
     recipe = load_recipe(own if own.is_file() else target, [*overrides, *given])
     settings, evaluation = recipe.execution.settings, recipe.evaluation
-    if settings.executor == "exact":
-        raise InputError("the simulator costs nothing: name a chip with --executor, as origin or virtual-wukong")
     calm_libraries()
+    if settings.executor == "exact":
+        from qpeft.cli import estimate_training
+
+        estimate_training.run(recipe, memory, as_json)
+        return
     with Steps() as say:
         ready = prepare(recipe, say)
         # a run that is trained has only its evaluation to come

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _FIELDS = (
-    "model_type",
     "vocab_size",
     "hidden_size",
     "intermediate_size",
@@ -22,7 +21,7 @@ _FIELDS = (
     "tie_word_embeddings",
 )
 
-#: by hub name, in the order of `_FIELDS`
+#: by hub name: architecture, then `_FIELDS`
 _SHAPES = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": ("llama", 49152, 576, 1536, 30, 9, 3, True),
     "HuggingFaceTB/SmolLM2-360M-Instruct": ("llama", 49152, 960, 2560, 32, 15, 5, True),
@@ -61,8 +60,8 @@ def known_shape(name: str) -> PreTrainedConfig | None:
     wanted = _plain(name)
     for known, shape in _SHAPES.items():
         if wanted in (_plain(known), _plain(known.split("/")[1])):
-            values = dict(zip(_FIELDS, shape, strict=True))
-            return AutoConfig.for_model(values.pop("model_type"), name_or_path=known, **values)
+            values = dict(zip(_FIELDS, shape[1:], strict=True))
+            return AutoConfig.for_model(shape[0], name_or_path=known, **values)
     return None
 
 
