@@ -100,6 +100,13 @@ def test_push_to_hub_sends_the_adapter_with_its_card(trl, monkeypatch):
     assert "hf_secret" not in card + said.out + said.err
 
 
+def test_a_gradient_that_is_no_number_ends_the_run(trl, tmp_path):
+    said = trl("sft", "--learning_rate", "1e30", steps=4)
+    assert said.code == 1
+    assert "lower learning_rate" in said.err
+    assert not (tmp_path / "run" / "adapter_model.safetensors").exists()
+
+
 def test_any_method_of_peft(trl, llama_base, tmp_path):
     said = trl("sft", "--method", "lora", "--adapter.bond_dim", "3", steps=1)
     assert said.code == 2

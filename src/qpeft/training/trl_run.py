@@ -26,7 +26,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOTrainer, GRPOTrainer, ModelConfig, SFTTrainer, get_quantization_config
 from trl.trainer.utils import create_model_from_path
 
-from qpeft.errors import InputError, Interrupted, MissingDependencyError
+from qpeft.errors import InputError, Interrupted, MissingDependencyError, TrainingError
 from qpeft.models import ResolvedModel, load_model, load_tokenizer, resolve_model
 from qpeft.training.callbacks import FiniteNumbers, StopOnSignal
 from qpeft.training.keys import nearest
@@ -125,6 +125,10 @@ def run_trl(
     try:
         with stop:
             trainer.train(resume_from_checkpoint=start)
+    except TrainingError as error:
+        raise TrainingError(
+            f"{error}: lower learning_rate; what was saved before is in {settings.output_dir}"
+        ) from error
     finally:
         for callback in callbacks:
             getattr(callback, "close", lambda: None)()
@@ -146,7 +150,8 @@ def run_trl(
         parameter_table(trainer.accelerator.unwrap_model(trainer.model)),
         last_metrics(trainer.state),
     )
-    trainer.end()  # trackers and, of several processes, their group
+    if hasattr(trainer, "end"):  # from transformers 5.18 on
+        trainer.end()  # trackers and, of several processes, their group
     return result
 
 
