@@ -145,7 +145,7 @@ def train(
     folder = RunFolder(recipe.output)
     with ExitStack() as held:
         with ranks.together():
-            _check_one_process(recipe)
+            _check_processes(recipe)
             if ranks.is_first():
                 held.enter_context(folder.locked())
         return _train(recipe, folder, resume, overwrite, callbacks, say)
@@ -314,7 +314,9 @@ def parameter_table(model: PeftModel) -> dict[str, int]:
     }
 
 
-def _check_one_process(recipe: Recipe) -> None:
+def _check_processes(recipe: Recipe) -> None:
+    if ranks.asks_for_fsdp() and recipe.model.task == "sequence-classification":
+        raise InputError("accelerate cannot shard a classifier under an adapter: use DDP in place of FSDP")
     if ranks.world_size() > 1 and recipe.execution.executor != "exact":
         raise InputError(
             f"execution.executor is {recipe.execution.executor}, and circuits on an executor run from one process, "
