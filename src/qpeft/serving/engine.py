@@ -162,18 +162,17 @@ def write_answer(job: Job) -> Event:
     served, sampling = job.served, job.sampling
     if job.cancelled.is_set():
         return Event("", "cancelled")
-    ends = served.end_ids()
-    writing = _Writing(job, AnswerText(served.tokenizer, sampling.stop), frozenset(ends))
-    if sampling.seed is None:
-        torch.seed()
-    else:
-        torch.manual_seed(sampling.seed)
+    writing = _Writing(job, AnswerText(served.tokenizer, sampling.stop), frozenset(served.ends))
     drawn = sampling.temperature > 0
+    if drawn and sampling.seed is None:
+        torch.seed()
+    elif drawn and sampling.seed is not None:
+        torch.manual_seed(sampling.seed)
     # top_k is off because its usual default of 50 would be a second limit nobody asked for
     drawing = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if drawn else {}
     pad = served.tokenizer.pad_token_id
     settings = GenerationConfig(
-        max_new_tokens=sampling.max_new_tokens, do_sample=drawn, eos_token_id=ends or None,
+        max_new_tokens=sampling.max_new_tokens, do_sample=drawn, eos_token_id=served.ends or None,
         pad_token_id=pad if pad is not None else 0, use_cache=True, **drawing,
     )  # fmt: skip
     ids = torch.tensor([list(job.prompt)], device=served.model.device)  # (1, prompt)

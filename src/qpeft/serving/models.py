@@ -11,6 +11,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ class ServedModel:
     system: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
+    @cached_property
+    def ends(self) -> list[int]:
+        """Tokens that end an answer."""
+        return end_ids(self.model, self.tokenizer, self.format)
+
     @property
     def window(self) -> int | None:
         """Most tokens of prompt and answer together; `None` where the model's config names no limit."""
@@ -57,10 +63,6 @@ class ServedModel:
     @property
     def vocabulary(self) -> int:
         return int(self.model.config.get_text_config().vocab_size)
-
-    def end_ids(self) -> list[int]:
-        """Tokens that end an answer."""
-        return end_ids(self.model, self.tokenizer, self.format)
 
 
 def open_models(
