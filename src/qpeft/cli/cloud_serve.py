@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -41,29 +42,27 @@ def run(
         served[name] = VirtualChip(snapshot, crosstalk=crosstalk)
     script = FaultScript.load(faults) if faults else FaultScript()
     cloud = VirtualCloud(served, TaskBook(folder), speed or float("inf"), seed, tell=_tell)
-    try:
-        server = CloudServer(cloud, host, port, script, allow_remote)
-    except InputError:
-        cloud.close()
-        raise
-    first = next(iter(served))
-    results.print(server.url)
-    notes.print(
-        f"A virtual Wukong listens there; open it in a browser to see its queue. In another terminal:\n\n"
-        f"  export QPEFT_ORIGIN_URL={server.url}\n\n"
-        f'and then use the executor "origin" with chip "{escape(first)}"; any key will do. '
-        f"pyqpanda3: QCloudService(key, url). Ctrl-C ends it."
-    )
     ended = threading.Event()
-    previous = signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    previous = signal.signal(signal.SIGTERM, lambda *_: ended.set())  # before anybody can reach the server
     try:
-        while not ended.wait(0.5):
-            pass
-        notes.print("stopped")
+        with contextlib.closing(CloudServer(cloud, host, port, script, allow_remote)) as server:
+            _introduce(server.url, next(iter(served)))
+            while not ended.wait(0.5):
+                pass
+            notes.print("stopped")
     finally:
         signal.signal(signal.SIGTERM, previous)
-        server.close()
         cloud.close()
+
+
+def _introduce(url: str, chip: str) -> None:
+    results.print(url)
+    notes.print(
+        f"A virtual Wukong listens there; open it in a browser to see its queue. In another terminal:\n\n"
+        f"  export QPEFT_ORIGIN_URL={url}\n\n"
+        f'and then use the executor "origin" with chip "{escape(chip)}"; any key will do. '
+        f"pyqpanda3: QCloudService(key, url). Ctrl-C ends it."
+    )
 
 
 def _tell(line: str) -> None:
