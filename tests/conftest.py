@@ -2,10 +2,15 @@
 
 import gc
 import logging
+import signal
 
 import pytest
 
 from tiny_base import save_bert, save_llama
+
+# Programs that a script starts in the background ignore Ctrl-C, and tests of it would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -18,15 +18,6 @@ def port():
         return free.getsockname()[1]
 
 
-@pytest.fixture
-def interruptible():
-    """Programs that a script starts in the background ignore Ctrl-C; these tests may be one of them."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 0)])
 def test_serving_until_a_signal(qpeft, port, tmp_path, name, code):
     """The command runs here in the main thread; another thread is the visitor, and ends it."""
