@@ -25,6 +25,8 @@ class _Lengths(NamedTuple):
 def run(recipe: Any, memory: str | None, as_json: bool) -> None:
     from qpeft.training.footprint import measure_speed, model_config, parse_memory, sizes_of
 
+    if recipe.model.task != "causal-lm":
+        raise InputError("only language models are estimated: set model.task to causal-lm")
     limit = None if memory is None else parse_memory(memory)
     section = recipe.training
     with Steps() as say:

@@ -26,9 +26,8 @@ from qpeft.training.recipe import Recipe
 from qpeft.training.run import parameter_table
 from qpeft.training.trace import Plane, meta_model, trace
 
-#: of a logit while the loss is computed: 4 in float32, twice 2 in the head's precision, and what the library of matrix
-#: products and the allocator were measured to add on a processor
-_LOGIT_BYTES = 16
+#: of a logit while the loss is computed: 4 in float32, and twice 2 in the head's precision
+_LOGIT_BYTES = 8
 
 #: memory of well-known accelerators, in bytes
 DEVICES = {
@@ -204,10 +203,8 @@ def sizes_of(recipe: Recipe, length: int, config: Any = None) -> Sizes:
     """The sizes of a recipe's model and adapter, or of another model's with that adapter.
 
     Raises:
-        InputError: The recipe's model is a classifier, or the adapter does not fit.
+        InputError: The adapter does not fit.
     """
-    if recipe.model.task != "causal-lm":
-        raise InputError("memory is estimated for language models: model.task is sequence-classification")
     config = config or model_config(recipe.model.name)
     stored = getattr(config, "dtype", None) or torch.float32
     dtype = stored if recipe.model.dtype == "auto" else getattr(torch, recipe.model.dtype)

@@ -7,8 +7,9 @@ number of tokens n and of layers L each of these is a plane,
 
     f(n, L) = a + b n + L (c + d n),
 
-whose four coefficients come from four small runs. The head is left out; its logits are computed in parts
-(:mod:`qpeft.training.labelled_loss`).
+whose four coefficients come from four small runs. They are those of a batch with padding, which needs a mask and,
+where heads share keys, a copy of the keys for each; a batch without keeps a few percent less. The head is left out:
+its logits are computed in parts (:mod:`qpeft.training.labelled_loss`).
 """
 
 from __future__ import annotations
