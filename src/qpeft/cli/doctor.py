@@ -25,6 +25,8 @@ OPTIONAL = {
     "qbraid": ("quantum computers through qBraid", 'pip install "qpeft[qbraid]"'),
     "mthree": ("readout mitigation M3", 'pip install "qpeft[m3]"'),
     "scipy": ("the exact solver of layouts", 'pip install "qpeft[packing]"'),
+    "uvicorn": ("qpeft serve", 'pip install "qpeft[serve]"'),
+    "lm_eval": ("lm-evaluation-harness", 'pip install "qpeft[harness]"'),
     "pip": ("fetching the demo's model from the package registry", "python -m ensurepip"),
 }
 #: environment variables that hold credentials; only whether they are set is shown
