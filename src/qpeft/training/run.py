@@ -316,7 +316,7 @@ def parameter_table(model: PeftModel) -> dict[str, int]:
 
 def _check_processes(recipe: Recipe) -> None:
     if ranks.asks_for_fsdp() and recipe.model.task == "sequence-classification":
-        raise InputError("accelerate cannot shard a classifier under an adapter: use DDP in place of FSDP")
+        raise InputError("a classifier under an adapter cannot be sharded here: use DDP in place of FSDP")
     if ranks.world_size() > 1 and recipe.execution.executor != "exact":
         raise InputError(
             f"execution.executor is {recipe.execution.executor}, and circuits on an executor run from one process, "
