@@ -26,8 +26,9 @@ from qpeft.training.recipe import Recipe
 from qpeft.training.run import parameter_table
 from qpeft.training.trace import Plane, meta_model, trace
 
-#: of a logit while the loss is computed: 4 in float32, and twice 2 in the head's precision
-_LOGIT_BYTES = 8
+#: of a logit while the loss is computed: 4 in float32, twice 2 in the head's precision, and what the library of matrix
+#: products takes besides, which grows with the model: 2 lies between what small and large ones were measured to need
+_LOGIT_BYTES = 10
 
 #: memory of well-known accelerators, in bytes
 DEVICES = {
