@@ -266,6 +266,8 @@ def _explained(folder: RunFolder) -> Iterator[None]:
         # torch's writer of archives does not say what kept it from writing; these are its two ways to fail
         if not is_disk_full(error) and not any(sign in str(error) for sign in ("inline_container", "iostream error")):
             raise
+        if ranks.is_first():
+            folder.remove_partial_checkpoints()  # gives its space back
         raise TrainingError(
             f"the disk of {folder.path} is full; {_kept(folder)}; free some space and go on with: "
             f"qpeft train {folder.path} --resume"
