@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -81,14 +81,15 @@ def _checked_shape(circuit: Circuit, snapshot: ChipSnapshot, qubits: tuple[int, 
         raise InputError(f"the qubits {qubits} repeat one; name each once.")
     if len(qubits) < circuit.n_qubits:
         raise InputError(f"the circuit has {circuit.n_qubits} qubits, the place {qubits} has fewer; add some.")
-    shape = shape_of(qubits, _neighbours(snapshot))
+    shape = shape_of(qubits, live_graph(snapshot))
     if len(components(dict(enumerate(shape)))) > 1:
         raise InputError(f"the qubits {qubits} are not connected by working couplers; choose others.")
     return shape
 
 
 @lru_cache(maxsize=64)
-def _neighbours(snapshot: ChipSnapshot) -> dict[int, int]:
+def live_graph(snapshot: ChipSnapshot) -> Mapping[int, int]:
+    """Of every usable qubit the mask of the qubits that a working coupler joins it to."""
     masks = dict.fromkeys(snapshot.live_qubits, 0)
     for coupler in snapshot.live_couplers:
         a, b = coupler.qubits

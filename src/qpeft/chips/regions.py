@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy
 from numpy.typing import NDArray
 
-from qpeft.chips.compiler import compile_circuit
+from qpeft.chips.compiler import compile_circuit, live_graph
 from qpeft.chips.metrics import metrics
 from qpeft.chips.schedule import schedule
 from qpeft.chips.shapes import Shape, connected_sets, shape_of, vertices, ways_onto
@@ -87,17 +88,7 @@ def refined(circuit: Circuit, snapshot: ChipSnapshot, region: Region) -> Region:
     return max(region, better, key=lambda place: place.score)
 
 
-def live_graph(snapshot: ChipSnapshot) -> dict[int, int]:
-    """Of every usable qubit the mask of the qubits that a working coupler joins it to."""
-    graph = dict.fromkeys(snapshot.live_qubits, 0)
-    for coupler in snapshot.live_couplers:
-        a, b = coupler.qubits
-        graph[a] |= 1 << b
-        graph[b] |= 1 << a
-    return graph
-
-
-def _by_shape(sets: list[int], neighbours: dict[int, int]) -> list[NDArray[numpy.int64]]:
+def _by_shape(sets: list[int], neighbours: Mapping[int, int]) -> list[NDArray[numpy.int64]]:
     """Sets that form the same graph, laid alike.
 
     Returns:

@@ -1,11 +1,9 @@
 """The Hugging Face hub: what its local cache already holds, and a download that keeps no offline machine waiting."""
 
 import logging
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from qpeft.deadline import within
 from qpeft.errors import InputError
 from qpeft.models.folder import check_folder
 from qpeft.models.known import suggest
@@ -76,7 +74,7 @@ def _ask(name: str) -> list[str]:
     except HFValidationError as error:
         raise InputError(f"'{name}' is no folder, no GGUF file and no possible hub name; {suggest(name)}") from error
     try:
-        info = _within(ANSWER_SECONDS, lambda: HfApi().model_info(name, timeout=ANSWER_SECONDS))
+        info = within(ANSWER_SECONDS, lambda: HfApi().model_info(name, timeout=ANSWER_SECONDS))
     except OfflineModeIsEnabled as error:
         raise HubUnreachable("HF_HUB_OFFLINE is set") from error
     except Exception as error:  # as above: any network library's errors
@@ -84,27 +82,6 @@ def _ask(name: str) -> list[str]:
             raise _refused(name, error) from error
         raise HubUnreachable(_short(error)) from error
     return [sibling.rfilename for sibling in info.siblings or []]
-
-
-def _within(seconds: float, call: Callable[[], Any]) -> Any:
-    """The result of `call`, or TimeoutError: a socket's timeout does not cover a name server that never answers."""
-    result: list[Any] = []
-    failure: list[Exception] = []
-
-    def run() -> None:
-        try:
-            result.append(call())
-        except Exception as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failure:
-        raise failure[0]
-    if not result:
-        raise TimeoutError(f"no answer within {seconds:g} s")
-    return result[0]
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""What a failed call over the network proves, for clients that are built on ``requests``, and calls with a time limit.
+"""What a failed call over the network proves, for clients that are built on ``requests``.
 
 A connection that was never made and a refusal (HTTP 4xx) prove that the vendor has no job. A time-out, a connection
 lost later, a server error and everything that is not understood prove nothing.
@@ -7,34 +7,9 @@ lost later, a server error and everything that is not understood prove nothing.
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 from qpeft.qpu.protocol import NotAcceptedError, ProviderError, UnknownOutcome
-
-_Answer = TypeVar("_Answer")
-
-
-def within(seconds: float, call: Callable[[], _Answer]) -> _Answer:
-    """What a call returns or raises, or TimeoutError: a thread goes on waiting, and nobody waits for the thread."""
-    done: list[_Answer] = []
-    failed: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            done.append(call())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failed:
-        raise failed[0]
-    if not done:
-        raise TimeoutError(f"no answer within {seconds:g} s")
-    return done[0]
 
 
 def submission_error(error: BaseException, vendor: str, key: str, own: type[BaseException]) -> ProviderError:

@@ -20,6 +20,7 @@ import torch
 
 from qpeft.chips import ChipSnapshot, NativeTemplate
 from qpeft.circuits import Circuit, Gate, Input, to_openqasm
+from qpeft.deadline import within
 from qpeft.errors import InputError, MissingDependencyError
 from qpeft.qpu.protocol import (
     Block,
@@ -31,7 +32,7 @@ from qpeft.qpu.protocol import (
     RawAnswer,
     Submission,
 )
-from qpeft.qpu.providers.network import describe, submission_error, within
+from qpeft.qpu.providers.network import describe, submission_error
 
 _KEY = "QBRAID_API_KEY"
 _BATCH = 100

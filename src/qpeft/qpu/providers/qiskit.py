@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from qpeft.chips import ChipSnapshot
+from qpeft.deadline import within
 from qpeft.errors import InputError, MissingDependencyError
 from qpeft.qpu.protocol import (
     Caps,
@@ -37,7 +38,7 @@ from qpeft.qpu.protocol import (
     Submission,
     UnknownOutcome,
 )
-from qpeft.qpu.providers.network import describe, within
+from qpeft.qpu.providers.network import describe
 from qpeft.qpu.providers.qiskit_chip import fake_backend, snapshot_from_backend
 from qpeft.qpu.providers.qiskit_circuits import Compiled, compile_blocks
 from qpeft.qpu.providers.qiskit_ibm import TOKEN, IBMJobs, ibm_sampler, open_ibm_backend

@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from qpeft.deadline import within
 from qpeft.errors import MissingDependencyError
 from qpeft.qpu.protocol import JobState, NotAcceptedError, ProviderError
-from qpeft.qpu.providers.network import describe, submission_error, within
+from qpeft.qpu.providers.network import describe, submission_error
 from qpeft.qpu.providers.qiskit_jobs import job_state
 
 TOKEN, INSTANCE = "QISKIT_IBM_TOKEN", "QISKIT_IBM_INSTANCE"
