@@ -21,5 +21,9 @@ class TrainingError(QPeftError, RuntimeError):
     """Training had to stop, as at a loss that is not a number; the message says which step and what is saved."""
 
 
+class Diverged(TrainingError):
+    """A loss, a gradient or a trained number stopped being finite."""
+
+
 class Interrupted(QPeftError):
     """The user stopped a run that can go on later; the message holds the command that resumes it."""

@@ -29,7 +29,8 @@ _SOFTMAX_ROWS = 512
 class Loss:
     """Mean loss in nats a token, its perplexity, and how many tokens and samples it was measured on.
 
-    `deviation` is the standard deviation of the tokens' losses.
+    `deviation` is the standard deviation of the tokens' losses. `by_sample` holds the summed loss and the number of
+    labelled tokens of each sample that has any, in the order given.
     """
 
     loss: float
@@ -37,6 +38,7 @@ class Loss:
     deviation: float
     tokens: int
     samples: int
+    by_sample: tuple[tuple[float, int], ...] = ()
 
 
 def measure_loss(
@@ -60,7 +62,9 @@ def measure_loss(
     rows = [row for row in rows if any(label != IGNORED for label in row[1][1:])]
     if not rows:
         raise InputError("no sample has a labelled token to measure the loss on: give samples with answers.")
-    rows.sort(key=lambda row: len(row[0]), reverse=True)
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place][0]), reverse=True)
+    rows = [rows[place] for place in order]
+    by_sample = [(0.0, 0)] * len(rows)
     device = next(model.parameters()).device
     choose_positions = _takes_positions(model)
     training = {module: module.training for module in model.modules()}
@@ -72,6 +76,9 @@ def measure_loss(
                 n_rows = max(1, max_batch_tokens // len(rows[done][0]))
                 batch = rows[done : done + n_rows]
                 losses = _token_losses(model, batch, device, choose_positions).double()  # (labelled tokens,)
+                own = [sum(label != IGNORED for label in labels[1:]) for _, labels in batch]
+                for place, part in zip(order[done:], losses.split(own), strict=False):
+                    by_sample[place] = (float(part.sum()), part.numel())
                 total += float(losses.sum())
                 squares += float((losses * losses).sum())
                 tokens += losses.numel()
@@ -83,7 +90,7 @@ def measure_loss(
             module.training = mode
     mean = total / tokens
     deviation = math.sqrt(max(0.0, squares / tokens - mean * mean)) if math.isfinite(mean) else math.nan
-    return Loss(mean, _exp(mean), deviation, tokens, len(rows))
+    return Loss(mean, _exp(mean), deviation, tokens, len(rows), tuple(by_sample))
 
 
 def _token_losses(

@@ -31,7 +31,8 @@ class EvalResult:
         task: The task's name.
         n: Items measured.
         metrics: By name; accuracies are between 0 and 1, BLEU and ROUGE in percent, losses in nats a token.
-        records: For each item the prompt, the answer and how it was judged; empty for perplexity.
+        records: For each item the prompt, the answer and how it was judged; for perplexity its summed
+            loss and its labelled tokens.
     """
 
     task: str

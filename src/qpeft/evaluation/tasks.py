@@ -174,7 +174,8 @@ def _run_perplexity(
         "tokens": Metric(loss.tokens),
         "truncated": Metric(report.truncated),
     }
-    return EvalResult("perplexity", loss.samples, metrics)
+    records = [{"loss": total, "tokens": tokens} for total, tokens in loss.by_sample]
+    return EvalResult("perplexity", loss.samples, metrics, records)
 
 
 def _run_dialogue(

@@ -20,7 +20,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from qpeft.errors import TrainingError
+from qpeft.errors import Diverged
 from qpeft.training import ranks
 from qpeft.training.run_folder import RunFolder, mark_complete
 
@@ -124,7 +124,7 @@ class FiniteNumbers(TrainerCallback):
         if model is None or args.fp16:  # the scaler of fp16 skips such steps by itself
             return
         if not _finite(parameter.grad for parameter in model.parameters() if parameter.grad is not None):
-            raise TrainingError(f"the gradient stopped being a number at step {state.global_step + 1}")
+            raise Diverged(f"the gradient stopped being a number at step {state.global_step + 1}")
 
     def on_step_end(
         self,
@@ -135,7 +135,7 @@ class FiniteNumbers(TrainerCallback):
         **_: Any,
     ) -> None:
         if model is not None and not _finite(p for p in model.parameters() if p.requires_grad):
-            raise TrainingError(f"the adapter stopped holding finite numbers at step {state.global_step}")
+            raise Diverged(f"the adapter stopped holding finite numbers at step {state.global_step}")
 
     def on_evaluate(
         self,
@@ -147,7 +147,7 @@ class FiniteNumbers(TrainerCallback):
     ) -> None:
         loss = (metrics or {}).get("eval_loss", 0.0)
         if not math.isfinite(loss):
-            raise TrainingError(f"the validation loss became {loss} at step {state.global_step}")
+            raise Diverged(f"the validation loss became {loss} at step {state.global_step}")
 
 
 def _finite(tensors: Iterable[torch.Tensor]) -> bool:

@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState,
 
 from qpeft.adapters import QTHAConfig, count_parameters
 from qpeft.data import EncodingReport
-from qpeft.errors import InputError, Interrupted, TrainingError
-from qpeft.models import load_model, load_tokenizer
+from qpeft.errors import Diverged, InputError, Interrupted, TrainingError
 from qpeft.models.cache import is_disk_full
 from qpeft.training import ranks
+from qpeft.training.bases import BaseModels
 from qpeft.training.callbacks import StopOnSignal
 from qpeft.training.datasets import Encoded, encode_examples, held_out_examples, training_examples
 from qpeft.training.diagnostics import refuse_unmeasurable
@@ -74,8 +74,10 @@ class Prepared:
     device: str
 
 
-def prepare(recipe: Recipe, say: Say = lambda _: None) -> Prepared:
+def prepare(recipe: Recipe, say: Say = lambda _: None, bases: BaseModels | None = None) -> Prepared:
     """Load the base, read and tokenise the data, attach the adapter (seeded).
+
+    `bases` gives a base that is loaded already (:mod:`qpeft.training.bases`).
 
     Raises:
         InputError: any part of the recipe cannot be used; nothing has been written.
@@ -84,20 +86,20 @@ def prepare(recipe: Recipe, say: Say = lambda _: None) -> Prepared:
     if recipe.evaluation.task is not None:  # a wrong test set should show before the training, not after it
         held_out_examples(recipe.data, limit=1)
     config = recipe.adapter.build()
-    section = recipe.model
-    tokenizer = load_tokenizer(section.name, progress=say)
+    section, bases = recipe.model, bases or BaseModels()
+    tokenizer = bases.tokenizer(section, say)
     say("tokenising")
     data = encode_examples(recipe, train, validation, tokenizer)
-    labels = {"num_labels": section.num_labels} if section.task == "sequence-classification" else {}
     place, device = ranks.device_for(section.device)
-    model = load_model(section.name, task=section.task, dtype=section.dtype, device=place, progress=say, **labels)
-    config.task_type = "SEQ_CLS" if labels else "CAUSAL_LM"
+    model = bases.model(section, place, say)
+    config.task_type = "SEQ_CLS" if section.task == "sequence-classification" else "CAUSAL_LM"
     set_seed(recipe.training.seed)
     try:
         adapted = get_peft_model(model, config)
     except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         reason = str(error) if isinstance(error, ValueError) else recipe.adapter.explain(error)
         raise InputError(f"the adapter does not fit {section.name}: {reason}") from error
+    bases.lend(adapted)
     if recipe.adapter.start_from is not None:
         load_trained(adapted, recipe.adapter.start_from)
     rate = recipe.training.angle_learning_rate
@@ -124,6 +126,7 @@ def train(
     overwrite: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     say: Say = lambda _: None,
+    bases: BaseModels | None = None,
 ) -> TrainingResult:
     """Train the adapter of a recipe and save it in the run folder.
 
@@ -148,17 +151,23 @@ def train(
             _check_processes(recipe)
             if ranks.is_first():
                 held.enter_context(folder.locked())
-        return _train(recipe, folder, resume, overwrite, callbacks, say)
+        return _train(recipe, folder, resume, overwrite, callbacks, say, bases)
 
 
 def _train(
-    recipe: Recipe, folder: RunFolder, resume: bool, overwrite: bool, callbacks: Sequence[TrainerCallback], say: Say
+    recipe: Recipe,
+    folder: RunFolder,
+    resume: bool,
+    overwrite: bool,
+    callbacks: Sequence[TrainerCallback],
+    say: Say,
+    bases: BaseModels | None,
 ) -> TrainingResult:
     finished = ranks.from_first(lambda: _earlier_result(recipe, folder, resume, overwrite))
     if finished is not None:
         return finished
     with ranks.together():
-        ready = prepare(recipe, say)
+        ready = prepare(recipe, say, bases)
     with _explained(folder):
         checkpoint = ranks.from_first(lambda: _begin(recipe, folder, overwrite))
         if checkpoint is not None:
@@ -260,8 +269,8 @@ def _explained(folder: RunFolder) -> Iterator[None]:
         raise RankLost(
             f"{error}; {_kept(folder)}; go on with: {ranks.launched(f'train {folder.path} --resume')}"
         ) from error
-    except TrainingError as error:
-        raise TrainingError(f"{error}; {_kept(folder)}; lower training.learning_rate and start again") from error
+    except Diverged as error:
+        raise Diverged(f"{error}; {_kept(folder)}; lower training.learning_rate and start again") from error
     except Exception as error:
         # torch's writer of archives does not say what kept it from writing; these are its two ways to fail
         if not is_disk_full(error) and not any(sign in str(error) for sign in ("inline_container", "iostream error")):

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, Trai
 from trl import SFTConfig, SFTTrainer
 
 from qpeft.adapters import parameter_groups
-from qpeft.errors import InputError, TrainingError
+from qpeft.errors import Diverged, InputError
 from qpeft.training import labelled_loss, ranks
 from qpeft.training.callbacks import CompleteCheckpoints, FiniteNumbers, MetricLines
 from qpeft.training.diagnostics import DiagnosticsCallback
@@ -41,7 +41,7 @@ class _OwnTraining:
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
         if not math.isfinite(loss.item()):
-            raise TrainingError(f"the loss became {loss.item()} at step {self.state.global_step + 1}")
+            raise Diverged(f"the loss became {loss.item()} at step {self.state.global_step + 1}")
         return loss
 
     def _save_rng_state(self, output_dir: str) -> None:
