@@ -73,7 +73,7 @@ def test_the_same_runs_give_the_same_picture(arms, tmp_path):
 
 def test_many_arms_are_all_drawn(arms, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("qpeft.compare.plots._save", lambda plt, figure, path: drawn.append(figure))
+    monkeypatch.setattr("qpeft.compare.plots.save_figure", lambda plt, figure, path: drawn.append(figure))
     plot_losses([arms[1]] * 9, tmp_path / "x.png")
     plot_accuracy([arms[1]] * 9, tmp_path / "x.png", TITLES)
     losses, accuracy = drawn
@@ -83,7 +83,7 @@ def test_many_arms_are_all_drawn(arms, tmp_path, monkeypatch):
 
 def test_the_bars_and_whiskers_are_the_measured_shares(arms, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("qpeft.compare.plots._save", lambda plt, figure, path: drawn.append(figure))
+    monkeypatch.setattr("qpeft.compare.plots.save_figure", lambda plt, figure, path: drawn.append(figure))
     plot_accuracy(arms, tmp_path / "x.png", TITLES)
     heights = sorted(round(bar.get_height(), 6) for bar in drawn[0].axes[0].patches)
     assert heights == [0.0, 10.0, 50.0, 60.0, 60.0, 70.0]

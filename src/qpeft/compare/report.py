@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from qpeft.compare.page import embed_picture, render_page
 from qpeft.training.run_folder import write_text
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark; --line: #8884; --soft: #8888; }
-body { font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem; }
-h1 { font-size: 1.7rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { text-align: right; padding: .4rem .8rem; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; }
-th, td:first-child { white-space: normal; } th { font-weight: 600; vertical-align: bottom; }
-figure { margin: 1.2rem 0; } img { max-width: 100%; background: white; border-radius: 6px; }
-figcaption, .note { color: gray; font-size: .92rem; }
-pre { overflow-x: auto; padding: .8rem; background: #8881; border-radius: 6px; }
-.example { border-left: 3px solid var(--soft); padding-left: 1rem; margin: 1.2rem 0; }
+_STYLE = """.example { border-left: 3px solid var(--soft); padding-left: 1rem; margin: 1.2rem 0; }
 .example td { white-space: pre-line; vertical-align: top; text-align: left;
   font-family: ui-monospace, monospace; font-size: .88rem; }
-</style></head><body>
-<h1>{{ title }}</h1>
-{% for line in summary %}<p>{{ line }}</p>{% endfor %}
+"""
+
+_BODY = """{% for line in summary %}<p>{{ line }}</p>{% endfor %}
 <div class="wide"><table><thead><tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody>
 </table></div>
 {% for note in notes %}<p class="note">{{ note }}</p>{% endfor %}
-{% for picture in pictures %}<figure><img alt="{{ picture.caption }}" src="data:image/png;base64,{{ picture.data }}">
+{% for picture in pictures %}<figure><img alt="{{ picture.caption }}" src="{{ picture.data }}">
 <figcaption>{{ picture.caption }}</figcaption></figure>{% endfor %}
 {% if examples %}<h2>What they answer</h2>
 {% for example in examples %}<div class="example"><p>{{ example.question }}</p><div class="wide"><table><tbody>
@@ -44,7 +29,6 @@ pre { overflow-x: auto; padding: .8rem; background: #8881; border-radius: 6px; }
 <h2>Repeat it</h2>
 <pre>{{ commands }}</pre>
 <p class="note">{{ made_on }}</p>
-</body></html>
 """
 
 
@@ -74,17 +58,12 @@ def write_report(
         commands: What to type to repeat the result.
         made_on: Versions and machine.
     """
-    from jinja2 import Environment
-
-    page = Environment(autoescape=True).from_string(_PAGE)
-    shown = [
-        {"data": base64.b64encode(file.read_bytes()).decode("ascii"), "caption": caption} for file, caption in pictures
-    ]
+    shown = [{"data": embed_picture(file), "caption": caption} for file, caption in pictures]
     write_text(
         path,
-        page.render(
-            title=title, summary=summary, heads=heads, rows=rows, notes=notes, pictures=shown, examples=examples,
-            commands=commands, made_on=made_on,
+        render_page(
+            title, _BODY, _STYLE, summary=summary, heads=heads, rows=rows, notes=notes, pictures=shown,
+            examples=examples, commands=commands, made_on=made_on,
         ),
     )  # fmt: skip
     return path
