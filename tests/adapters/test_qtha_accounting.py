@@ -87,6 +87,19 @@ def test_counts_add_up_to_what_is_trained(arch):
     assert sum(int(stop) - int(start) for start, stop in described) == count.total
 
 
+def test_a_circuit_without_entanglement_and_a_pointwise_branch_have_the_size_of_the_circuit():
+    def count(**kwargs):
+        return count_parameters(get_peft_model(llama(), small_config(n_layers=2, **kwargs)))
+
+    full = count()
+    assert full.angles == 2 * 2 * 4 * 3 * 2  # layers, modules, 4 r L
+    assert count(entanglement="none") == full
+    pointwise = count(arch="mpo+pointwise")
+    assert (pointwise.angles, pointwise.classical) == (0, full.angles)
+    assert pointwise.total == full.total
+    assert pointwise.linear == full.linear
+
+
 def test_description_names_slices_and_padding():
     model = get_peft_model(nn.Sequential(nn.Linear(53, 20)), small_config(target_modules=["0"]))
     encoder = model.base_model.model[0].encoder("default")

@@ -12,6 +12,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from qpeft import QTHAConfig
 from qpeft.adapters.qtha import QTHALinear
+from qpeft.circuits import qtha_block
 from qpeft.errors import InputError
 
 
@@ -37,7 +38,8 @@ def explicit_output(layer: QTHALinear, config: QTHAConfig, x: torch.Tensor) -> t
     if arch.branch == "circuit":
         angles = layer.qtha_circuit["default"].weight.detach().double().numpy()
         older = config.gate_order == "older"
-        rows = [slow_circuit(row, angles, config.depth, older) for row in scaled.numpy()]
+        entangled = config.entanglement == "ring"
+        rows = [slow_circuit(row, angles, config.depth, older, entangled) for row in scaled.numpy()]
         u = torch.from_numpy(np.stack(rows)) @ parts["W_q"].T
         if arch.linear:
             linear = z @ parts["W_c"].T
@@ -48,6 +50,14 @@ def explicit_output(layer: QTHALinear, config: QTHAConfig, x: torch.Tensor) -> t
         for k in range(1, config.classical_layers + 1):
             q = (nn.functional.silu(q) if k > 1 else q) @ p[f"layer{k}.matrix"].T + p[f"layer{k}.bias"]
         u = z @ parts["W_c"].T + q @ parts["W_q"].T
+    elif arch.branch == "pointwise":
+        function = {"silu": nn.functional.silu, "sin": torch.sin, "tanh": torch.tanh}[config.pointwise]
+        q = scaled
+        for part in layer.qtha_classical["default"].weight.detach().double().view(config.depth, 4, config.r):
+            a, b, c, d = part
+            q = a * function(b * q + c) + d
+        linear = z @ parts["W_c"].T
+        u = linear * (q @ parts["W_q"].T) if config.fusion == "product" else linear + q @ parts["W_q"].T
     else:
         u = z @ parts["W_c"].T
     return config.scaling * u @ expand.T
@@ -61,6 +71,10 @@ def explicit_output(layer: QTHALinear, config: QTHAConfig, x: torch.Tensor) -> t
         {"arch": "BC", "n_layers": 2, "gate_order": "older", "input_scale": "tanh"},
         {"arch": "ABC", "fusion": "product", "input_scale": "pi*tanh", "alpha": 0.5},
         {"arch": "BF"},
+        {"arch": "ABC", "entanglement": "none", "n_layers": 2},
+        {"arch": "mpo+classical", "classical_layers": 3},
+        {"arch": "mpo+pointwise", "pointwise": "sin", "n_layers": 3, "input_scale": "pi_tanh"},
+        {"arch": "pointwise", "pointwise": "tanh", "n_layers": None, "fusion": "product"},
         {"arch": "AB", "factors": {"48": [6, 4, 2, 2], "16": [4, 4, 2, 1]}},
     ],
     ids=str,
@@ -128,6 +142,16 @@ def test_initialisers_are_the_published_ones():
     assert all(torch.count_nonzero(core) == core.numel() for core in cores[:-1])
     linear = get_peft_model(nn.Sequential(nn.Linear(64, 64)), small_config(target_modules=["0"], arch="BC"))
     assert torch.count_nonzero(linear.base_model.model[0].decoder("default").parts()["B"]) == 0
+
+
+def test_a_pointwise_branch_starts_as_its_function_with_the_size_of_the_circuit():
+    layer = get_peft_model(
+        nn.Sequential(nn.Linear(12, 12)), small_config(target_modules=["0"], arch="pointwise", n_layers=2)
+    ).base_model.model[0]
+    branch, z = layer.qtha_classical["default"], torch.randn(5, 3)
+    torch.testing.assert_close(branch(z), nn.functional.silu(nn.functional.silu(z)))
+    assert branch.weight.numel() == qtha_block.shape(3, 2)[0]
+    assert branch(z.bfloat16()).dtype == torch.float32
 
 
 def test_conv1d_of_gpt2_and_default_targets():
@@ -203,7 +227,7 @@ def test_two_adapters_add_up_switch_and_are_deleted():
         ({"r": 0}, r"rank must be between 1 and 20 \(got 0\)"),
         ({"r": 0, "arch": "mpo"}, r"r must be a whole number of at least 1 \(got 0\)"),
         ({"r": 2.5, "arch": "mpo"}, "r must be a whole number"),
-        ({"arch": "AC"}, r"arch must be one of mpo\+quantum \(ABC\), .*BD/BE/BF\) \(got 'AC'\)"),
+        ({"arch": "AC"}, r"arch must be one of mpo\+quantum \(ABC\), .*BD/BE/BF\), mpo\+classical, .*\(got 'AC'\)"),
         ({"arch": "A"}, "arch must be one of"),
         ({"arch": "BE", "classical_layers": 2}, "contradicts the letters"),
         ({"arch": "classical", "classical_layers": 5}, "classical_layers must be 2, 3 or 4"),

@@ -17,7 +17,10 @@ from transformers import (
 
 from qpeft import QTHAConfig
 
-ARCHITECTURES = ("mpo+quantum", "mpo", "quantum", "quantum_only", "linear", "classical")
+ARCHITECTURES = (
+    "mpo+quantum", "mpo", "quantum", "quantum_only", "linear", "classical", "mpo+classical", "pointwise",
+    "mpo+pointwise",
+)  # fmt: skip
 LINEAR = ("mpo", "linear")
 WORDS = [f"w{k}" for k in range(60)]
 
@@ -75,7 +78,9 @@ def small_config(**kwargs) -> QTHAConfig:
     )
 
 
-def slow_circuit(z: np.ndarray, angles: np.ndarray, n_layers: int, older: bool = False) -> np.ndarray:
+def slow_circuit(
+    z: np.ndarray, angles: np.ndarray, n_layers: int, older: bool = False, entangled: bool = True
+) -> np.ndarray:
     """<Z_i> of the QTHA block by full matrices on the whole register, one sample at a time."""
     n = len(z)
     state = np.zeros(2**n, complex)
@@ -88,7 +93,8 @@ def slow_circuit(z: np.ndarray, angles: np.ndarray, n_layers: int, older: bool =
 
     def crz(control: int, target: int, angle: float) -> np.ndarray:
         bits = np.array([[(k >> (n - 1 - wire)) & 1 for wire in (control, target)] for k in range(2**n)])
-        return np.diag(np.exp(1j * angle / 2 * bits[:, 0] * (2 * bits[:, 1] - 1)))
+        on = bits[:, 0] if entangled else 1
+        return np.diag(np.exp(1j * angle / 2 * on * (2 * bits[:, 1] - 1)))
 
     def rotations() -> list[np.ndarray]:
         return [ry(i, next(remaining)) for i in range(n)]

@@ -1,9 +1,11 @@
 """Ansätze: gate order, counts, numbering."""
 
 import pytest
+import torch
 
-from qpeft.circuits import Weight, qtha_block, rotation_cnot_ring, simplified_two_design
+from qpeft.circuits import Input, Weight, qtha_block, rotation_cnot_ring, simplified_two_design
 from qpeft.errors import InputError
+from qpeft.simulators import run
 
 
 @pytest.mark.parametrize("ansatz", [qtha_block, rotation_cnot_ring, simplified_two_design])
@@ -43,6 +45,29 @@ def test_qtha_gate_order(order, names):
         assert [gate.wires for gate in rings[0]] == [(0, 1), (1, 2), (2, 3), (3, 0)]
         assert [gate.wires for gate in rings[1]] == [(0, 3), (1, 0), (2, 1), (3, 2)]
         assert [gate.angle.index for gate in gates[:n]] == list(range(n))  # inputs again in every layer
+
+
+@pytest.mark.parametrize("order", ["published", "older"])
+def test_without_entanglement_qtha_is_a_product_of_one_qubit_circuits(order):
+    n, n_layers = 4, 2
+    ring, none = (qtha_block(n, n_layers, order, entanglement) for entanglement in ("ring", "none"))
+    assert [gate.angle for gate in none.gates] == [gate.angle for gate in ring.gates]
+    assert all(len(gate.wires) == 1 for gate in none.gates)
+    assert [gate.wires[-1] for gate in none.gates] == [gate.wires[-1] for gate in ring.gates]
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(6, n, generator=generator, dtype=torch.float64)
+    weights = torch.randn(none.n_weights, generator=generator, dtype=torch.float64) * 2
+    bloch = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).expand(6, n, 3).clone()  # one vector for each qubit
+    for gate in none.gates:
+        wire = gate.wires[0]
+        angle = inputs[:, wire] if isinstance(gate.angle, Input) else weights[gate.angle.index].expand(6)
+        x, y, z = bloch[:, wire].unbind(1)
+        c, s = angle.cos(), angle.sin()
+        turned = (c * x + s * z, y, c * z - s * x) if gate.name == "RY" else (c * x - s * y, s * x + c * y, z)
+        bloch[:, wire] = torch.stack(turned, 1)
+    torch.testing.assert_close(run(none, inputs, weights), bloch[..., 2])
+    with pytest.raises(InputError, match="entanglement must be 'ring' or 'none'"):
+        qtha_block(n, n_layers, entanglement="some")
 
 
 def test_two_design_pairs():

@@ -20,7 +20,10 @@ from pathlib import Path
 import peft
 import pytest
 
-ARCHITECTURES = ("mpo+quantum", "mpo", "quantum", "quantum_only", "linear", "classical")
+ARCHITECTURES = (
+    "mpo+quantum", "mpo", "quantum", "quantum_only", "linear", "classical", "mpo+classical", "pointwise",
+    "mpo+pointwise",
+)  # fmt: skip
 MERGING = ("mpo", "linear")
 SMALL = {"r": 3, "bond_dim": 2, "inner_features": 16}
 

@@ -13,6 +13,7 @@ from qpeft.circuits.circuit import Circuit, Gate, Input, Weight
 from qpeft.errors import InputError
 
 GateOrder = Literal["published", "older"]
+Entanglement = Literal["ring", "none"]
 
 
 class Ansatz(Protocol):
@@ -46,10 +47,14 @@ class _Builder:
             for name in names:
                 self.weighted(name, wire)
 
-    def crz_ring(self, step: int) -> None:
+    def crz_ring(self, step: int, controlled: bool = True) -> None:
         if self.n_qubits > 1:  # one qubit has no neighbour to be controlled by
             for wire in range(self.n_qubits):
-                self.weighted("CRZ", wire, (wire + step) % self.n_qubits)
+                target = (wire + step) % self.n_qubits
+                if controlled:
+                    self.weighted("CRZ", wire, target)
+                else:
+                    self.weighted("RZ", target)
 
     def circuit(self) -> Circuit:
         return Circuit(self.n_qubits, tuple(self.gates))
@@ -76,7 +81,9 @@ def _qtha_shape(n_qubits: int, n_layers: int) -> tuple[int, ...]:
 
 
 @_with_shape(_qtha_shape)
-def qtha_block(n_qubits: int, n_layers: int, gate_order: GateOrder = "published") -> Circuit:
+def qtha_block(
+    n_qubits: int, n_layers: int, gate_order: GateOrder = "published", entanglement: Entanglement = "ring"
+) -> Circuit:
     r"""The data-re-uploading circuit of QTHA.
 
     Each of the ``L`` layers acts on the state the one before left (there is no reset), and reads the inputs again::
@@ -88,15 +95,19 @@ def qtha_block(n_qubits: int, n_layers: int, gate_order: GateOrder = "published"
     ``n`` angles of the last layer's second ring have no effect and zero gradient. Two qubits have both rings on the
     same pair. One qubit has no ring: each layer is RY(x) and two RY, with 2 weights.
 
+    Without entanglement every CRZ becomes an RZ of the same angle on its target: as many weights and layers of gates,
+    and a product of one-qubit circuits, ``<Z_i>`` of which depends on ``x_i`` alone.
+
     Paper: "Quantum-Enhanced LLM Efficient Fine Tuning", arXiv 2503.12790.
 
     Args:
         n_qubits: Number of qubits and of inputs, at least 1.
         n_layers: Number of layers, at least 1.
         gate_order: ``"published"`` or ``"older"``.
+        entanglement: ``"ring"``, or ``"none"`` for the control without it.
 
     Raises:
-        InputError: A size below 1 or an unknown gate order.
+        InputError: A size below 1, an unknown gate order or entanglement.
 
     Example:
         >>> qtha_block.shape(n_qubits=4, n_layers=2)
@@ -111,14 +122,17 @@ def qtha_block(n_qubits: int, n_layers: int, gate_order: GateOrder = "published"
     _check_sizes(n_qubits, n_layers)
     if gate_order not in ("published", "older"):
         raise InputError(f"gate_order must be 'published' or 'older' (got {gate_order!r}); choose one of the two.")
+    if entanglement not in ("ring", "none"):
+        raise InputError(f"entanglement must be 'ring' or 'none' (got {entanglement!r}); choose one of the two.")
+    controlled = entanglement == "ring"
     build = _Builder(n_qubits)
     for _ in range(n_layers):
         build.encode()
         if gate_order == "older":
             build.rotate_all("RY")
-        build.crz_ring(+1)
+        build.crz_ring(+1, controlled)
         build.rotate_all("RY")
-        build.crz_ring(-1)
+        build.crz_ring(-1, controlled)
         if gate_order == "published":
             build.rotate_all("RY")
     return build.circuit()

@@ -130,7 +130,7 @@ def _advice(circuit: Circuit, recipe: Recipe, chip: _Chip) -> list[str]:
     if isinstance(config, QTHAConfig):
 
         def signal(n: int, n_layers: int) -> float:
-            other = qtha_block(n, n_layers, gate_order=config.gate_order)
+            other = qtha_block(n, n_layers, gate_order=config.gate_order, entanglement=config.entanglement)
             # others on the best place alone: quicker
             places = found if other == circuit else plan_layout(other, snapshot, max_blocks=1)
             signals = [s for template in places.templates for s in expected_signals(template, snapshot)]

@@ -17,7 +17,8 @@ class Architecture:
         name: Name used in configurations.
         tensor_network: Whether an operator stands on each side of the bottleneck.
         linear: Whether the bottleneck has the linear branch ``W_c z``.
-        branch: The non-linear branch: ``"circuit"``, ``"classical"`` (a SiLU network), or ``None``.
+        branch: The non-linear branch: ``"circuit"``, ``"classical"`` (a SiLU network), ``"pointwise"`` (a scalar
+            function with trained scales and shifts), or ``None``.
     """
 
     name: str
@@ -39,6 +40,9 @@ ARCHITECTURES = {
         Architecture("quantum_only", tensor_network=False, linear=False, branch="circuit"),
         Architecture("linear", tensor_network=False, linear=True, branch=None),
         Architecture("classical", tensor_network=False, linear=True, branch="classical"),
+        Architecture("mpo+classical", tensor_network=True, linear=True, branch="classical"),
+        Architecture("pointwise", tensor_network=False, linear=True, branch="pointwise"),
+        Architecture("mpo+pointwise", tensor_network=True, linear=True, branch="pointwise"),
     )
 }
 
@@ -68,5 +72,7 @@ def resolve_architecture(name: str) -> tuple[str, int | None]:
     letters: dict[str, list[str]] = {}
     for letter, (target, _) in _ALIASES.items():
         letters.setdefault(target, []).append(letter)
-    choices = ", ".join(f"{target} ({'/'.join(letters[target])})" for target in ARCHITECTURES)
+    choices = ", ".join(
+        f"{target} ({'/'.join(letters[target])})" if target in letters else target for target in ARCHITECTURES
+    )
     raise InputError(f"arch must be one of {choices} (got {name!r})")

@@ -24,6 +24,8 @@ _CHOICES = {
     "input_scale": ("none", "tanh", "pi_tanh"),
     "angle_init": ("uniform", "normal", "zeros"),
     "gate_order": ("published", "older"),
+    "entanglement": ("ring", "none"),
+    "pointwise": ("silu", "sin", "tanh"),
     "executor": ("exact",),
 }
 
@@ -47,10 +49,13 @@ class QTHAConfig(PeftConfig):
         alpha (`float`, *optional*):
             Scale: the adapter's output is multiplied by ``alpha / r``. Defaults to ``2 r``.
         n_layers (`int`, *optional*, defaults to 1):
-            Layers of the circuit, each of which encodes the input again. ``None`` means ``r``, as published.
+            Layers of the circuit, each of which encodes the input again, or of a pointwise branch. ``None`` means
+            ``r``, as published.
         arch (`str`, *optional*, defaults to `"mpo+quantum"`):
             Which parts the adapter has: `"mpo+quantum"` (ABC), `"mpo"` (AB), `"quantum"` (BC), `"quantum_only"` (C),
-            `"linear"` (B), `"classical"` (BD, BE, BF: the circuit replaced by a SiLU network of 2, 3, 4 layers).
+            `"linear"` (B), `"classical"` (BD, BE, BF: the circuit replaced by a SiLU network of 2, 3, 4 layers),
+            `"mpo+classical"` (that with the tensor network), `"pointwise"` and `"mpo+pointwise"` (the circuit replaced
+            by a function of each number alone, with as many trained numbers as the circuit has angles).
         bond_dim (`int`, *optional*, defaults to 8):
             Bond dimension of the tensor networks.
         inner_features (`int`, *optional*, defaults to 256):
@@ -59,15 +64,21 @@ class QTHAConfig(PeftConfig):
             Modes to use for a layer width instead of the chosen ones, as in `{"576": [9, 4, 4, 4]}`. A product larger
             than the width means padding.
         fusion (`str`, *optional*, defaults to `"linear"`):
-            How the linear and the circuit branch are joined: `"linear"` (their sum) or `"product"` (elementwise).
+            How the linear and the other branch are joined: `"linear"` (their sum) or `"product"` (elementwise).
         input_scale (`str`, *optional*, defaults to `"none"`):
-            Map from the bottleneck to the circuit's angles in radians: `"none"`, `"tanh"`, or `"pi_tanh"` (pi tanh z).
+            Map from the bottleneck to the circuit's angles in radians, or to the input of a pointwise branch:
+            `"none"`, `"tanh"`, or `"pi_tanh"` (pi tanh z).
         angle_init (`str`, *optional*, defaults to `"uniform"`):
             Start of the trained angles: `"uniform"` in (-pi, pi), `"normal"` with deviation 0.1, or `"zeros"`.
         gate_order (`str`, *optional*, defaults to `"published"`):
             Order of the gates in a layer of the circuit: `"published"`, or `"older"` (before June 2025).
+        entanglement (`str`, *optional*, defaults to `"ring"`):
+            `"ring"`, as published, or `"none"`: every CRZ becomes an RZ of the same angle on its target.
         classical_layers (`int`, *optional*):
-            Linear layers of the SiLU network of arch `"classical"`, 2 to 4. Defaults to 2.
+            Linear layers of the SiLU network of arch `"classical"` and `"mpo+classical"`, 2 to 4. Defaults to 2.
+        pointwise (`str`, *optional*, defaults to `"silu"`):
+            The function f of arch `"pointwise"` and `"mpo+pointwise"`, whose `n_layers` layers are `a f(b q + c) + d`
+            with a, b, c, d of length r: `"silu"`, `"tanh"`, or `"sin"`.
         n_classical_first (`int`, *optional*, defaults to 0):
             Number of decoder layers at the input side whose adapters leave the circuit out.
         n_classical_last (`int`, *optional*, defaults to 0):
@@ -113,7 +124,9 @@ class QTHAConfig(PeftConfig):
 
     r: int = field(default=8, metadata={"help": "Width of the bottleneck; one qubit per rank."})
     alpha: float | None = field(default=None, metadata={"help": "Scale alpha / r; defaults to 2 r."})
-    n_layers: int | None = field(default=1, metadata={"help": "Layers of the circuit; None means r."})
+    n_layers: int | None = field(
+        default=1, metadata={"help": "Layers of the branch; None means r."}
+    )
     arch: str = field(default="mpo+quantum", metadata={"help": "Which parts the adapter has."})
     bond_dim: int = field(default=8, metadata={"help": "Bond dimension of the tensor networks."})
     inner_features: int = field(default=256, metadata={"help": "Width between tensor network and bottleneck."})
@@ -128,7 +141,13 @@ class QTHAConfig(PeftConfig):
     gate_order: Literal["published", "older"] = field(
         default="published", metadata={"help": "Order of the gates in a layer of the circuit."}
     )
+    entanglement: Literal["ring", "none"] = field(
+        default="ring", metadata={"help": "Rings of controlled gates, or none."}
+    )
     classical_layers: int | None = field(default=None, metadata={"help": "Layers of the SiLU network, 2 to 4."})
+    pointwise: Literal["silu", "sin", "tanh"] = field(
+        default="silu", metadata={"help": "The function of the pointwise branch."}
+    )
     n_classical_first: int = field(default=0, metadata={"help": "First decoder layers without a circuit."})
     n_classical_last: int = field(default=0, metadata={"help": "Last decoder layers without a circuit."})
     executor: Literal["exact"] = field(default="exact", metadata={"help": "What evaluates the circuits."})
@@ -165,7 +184,7 @@ class QTHAConfig(PeftConfig):
 
     @property
     def depth(self) -> int:
-        """Layers of the circuit, with ``None`` resolved to the rank."""
+        """Layers of the circuit or the pointwise branch, with ``None`` resolved to the rank."""
         return self.r if self.n_layers is None else self.n_layers
 
     @property
@@ -243,10 +262,12 @@ class QTHAConfig(PeftConfig):
                 raise InputError(f"{name} must be one of {', '.join(choices)} (got {getattr(self, name)!r})")
 
     def _check_combinations(self) -> None:
-        if self.fusion == "product" and not (self.architecture.linear and self.architecture.branch == "circuit"):
+        # a SiLU network is zero at the start, and a product with zero under B = 0 would never learn
+        joined = self.architecture.linear and self.architecture.branch in ("circuit", "pointwise")
+        if self.fusion == "product" and not joined:
             raise InputError(
-                f'fusion="product" multiplies the linear branch with the circuit, and arch="{self.arch}" does not '
-                'have both: choose fusion="linear", or arch="mpo+quantum" or "quantum"'
+                'fusion="product" multiplies the linear branch with a circuit or a pointwise branch, and '
+                f'arch="{self.arch}" does not have both: choose fusion="linear", or arch="mpo+quantum" or "quantum"'
             )
         if self.target_parameters:
             raise InputError(

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from qpeft.adapters.qtha.architectures import Architecture
+from qpeft.adapters.qtha.branches import ClassicalBranch, PointwiseBranch
 from qpeft.adapters.qtha.config import QTHAConfig
-from qpeft.adapters.qtha.modules import ClassicalBranch, Decoder, Encoder
+from qpeft.adapters.qtha.modules import Decoder, Encoder
 from qpeft.circuits import qtha_block
 from qpeft.errors import InputError, MergeError
 from qpeft.layer import QuantumLayer
@@ -85,13 +86,19 @@ class QTHALayer(BaseTunerLayer):
         encoder.reset_parameters()
         self.qtha_encoder[adapter_name] = encoder
         if architecture.branch == "circuit":
-            circuit = qtha_block(config.r, config.depth, gate_order=config.gate_order)
+            circuit = qtha_block(
+                config.r, config.depth, gate_order=config.gate_order, entanglement=config.entanglement
+            )
             self.qtha_circuit[adapter_name] = QuantumLayer(circuit, config.executor, init=config.angle_init)
         elif architecture.branch == "classical":
             assert config.classical_layers is not None
             classical = ClassicalBranch(config.r, config.classical_layers)
             classical.reset_parameters(zero=config.init_weights)
             self.qtha_classical[adapter_name] = classical
+        elif architecture.branch == "pointwise":
+            pointwise = PointwiseBranch(config.r, config.depth, config.pointwise)
+            pointwise.reset_parameters(identity=config.init_weights)
+            self.qtha_classical[adapter_name] = pointwise
         decoder = Decoder(
             self.out_features,
             config.r,
@@ -153,7 +160,9 @@ class QTHALayer(BaseTunerLayer):
         if adapter_name in self.qtha_circuit:
             q = self.qtha_circuit[adapter_name](_scale_input(z, self.input_scale[adapter_name]))
         elif adapter_name in self.qtha_classical:
-            q = self.qtha_classical[adapter_name](z)
+            scaled = self.architectures[adapter_name].branch == "pointwise"
+            given = _scale_input(z, self.input_scale[adapter_name]) if scaled else z
+            q = self.qtha_classical[adapter_name](given)
         return self.qtha_decoder[adapter_name](y, z, q, self.scaling[adapter_name])
 
     def is_linear(self, adapter_name: str) -> bool:

@@ -2,7 +2,7 @@
 
     encoder    x (..., d_in)  -> z (..., r)               [MPO_A cores |] A
     circuit    z (..., r)     -> q (..., r)               angles; a :class:`qpeft.layer.QuantumLayer`
-    classical  z (..., r)     -> q (..., r)               layer 1 matrix | bias | layer 2 matrix | bias | ...
+    classical  z (..., r)     -> q (..., r)               a network in its place, see ``branches.py``
     decoder    y, z, q        -> y + s dy (..., d_out)    [W_c |] [W_q |] B [| MPO_B cores]
 
 Leaves with a ``weight`` are what peft's sharding policy wraps and what TRL copies into a reference model; parts of
@@ -195,35 +195,3 @@ class Decoder(FlatModule):
             return parts["B"].t()
         with _full_precision(self.weight):
             return self.mpo.apply(parts["MPO_B"], parts["B"].t())
-
-
-class ClassicalBranch(FlatModule):
-    """The control for the circuit: an r-wide network of linear layers with SiLU between them, zero at the start.
-
-    Args:
-        r: Width of every layer.
-        n_layers: Number of linear layers.
-    """
-
-    def __init__(self, r: int, n_layers: int) -> None:
-        layout = []
-        for k in range(1, n_layers + 1):
-            layout += [Slice(f"layer{k}.matrix", "classical", (r, r)), Slice(f"layer{k}.bias", "classical", (r,))]
-        super().__init__(layout)
-        self.n_layers = n_layers
-
-    @torch.no_grad()
-    def reset_parameters(self, zero: bool = True) -> None:
-        """Kaiming uniform matrices and zero biases; the last matrix zero."""
-        for name, part in self._own_parts():
-            if name.endswith("bias") or (zero and name.startswith(f"layer{self.n_layers}.")):
-                nn.init.zeros_(part)
-            else:
-                nn.init.kaiming_uniform_(part)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Map ``(..., r)`` to ``(..., r)``."""
-        parts = {name: part.to(self.weight.dtype) for name, part in self.parts().items()}
-        for k in range(1, self.n_layers + 1):
-            z = F.linear(F.silu(z) if k > 1 else z, parts[f"layer{k}.matrix"], parts[f"layer{k}.bias"])
-        return z
