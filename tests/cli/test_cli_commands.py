@@ -159,8 +159,28 @@ def test_export_writes_a_lora_and_a_merged_model(qpeft, finished, llama_base, tm
     assert said.json["n"] == 1
 
 
+def test_export_writes_gguf_through_llama_cpp(qpeft, finished, llama_base, tmp_path, monkeypatch):
+    monkeypatch.delenv("LLAMA_CPP", raising=False)
+    monkeypatch.setenv("PATH", "")
+    command = ("export", finished, tmp_path / "new.gguf", "--format", "gguf")
+    said = qpeft(*command)
+    assert said.code == 2
+    assert "github.com/ggml-org/llama.cpp" in said.err
+    converter = tmp_path / "convert_hf_to_gguf.py"
+    converter.write_text("import sys, pathlib; pathlib.Path(sys.argv[3]).write_text(' '.join(sys.argv))")
+    said = qpeft(*command, "--converter", converter, "--outtype", "bf16")
+    assert said.code == 0, said.err
+    assert "new.gguf as a merged model for llama.cpp" in said.out
+    assert (tmp_path / "new.gguf").read_text().endswith("--outtype bf16")
+    assert "exists: give a new file.gguf" in qpeft(*command, "--converter", converter).err
+    assert "without an adapter" in qpeft(
+        "export", llama_base, tmp_path / "x.gguf", "--format", "gguf", "--converter", converter
+    ).err  # fmt: skip
+
+
 def test_export_refuses_what_it_cannot_do(qpeft, finished, llama_base, write_recipe, tmp_path):
-    assert "lora, merged" in qpeft("export", finished, tmp_path / "x", "--format", "gguf").err
+    assert "lora, merged, gguf" in qpeft("export", finished, tmp_path / "x", "--format", "onnx").err
+    assert "belong to gguf" in qpeft("export", finished, tmp_path / "x", "--outtype", "f16").err
     assert "not an empty folder" in qpeft("export", finished, finished).err
     assert "not an empty folder" in qpeft("export", finished, finished / "result.json").err
     assert "without an adapter" in qpeft("export", llama_base, tmp_path / "x").err

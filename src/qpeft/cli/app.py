@@ -233,15 +233,19 @@ def serve(
 @app.command()
 def export(
     target: Annotated[str, typer.Argument(help="Run folder or adapter folder.")],
-    output: Annotated[Path, typer.Argument(help="Folder to write.")],
-    format: Annotated[str, typer.Option(help="lora (a LoRA adapter) or merged (a whole model).")] = "lora",
+    output: Annotated[Path, typer.Argument(help="Folder to write; for gguf and gguf-lora a file.gguf.")],
+    format: Annotated[
+        str, typer.Option(help="lora, merged (a whole model), gguf (the same for llama.cpp), gguf-lora.")
+    ] = "lora",
+    converter: Annotated[Path | None, typer.Option(help="Folder of llama.cpp, for gguf; or set LLAMA_CPP.")] = None,
+    outtype: Annotated[str | None, typer.Option(help="Numbers of a gguf file: f32, f16, bf16, q8_0.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Turn an adapter that is a fixed matrix into a plain LoRA, or merge it into its base, exactly."""
     from qpeft.cli import export as command
 
     _speak(quiet, False)
-    command.run(target, output, format)
+    command.run(target, output, format, converter, outtype)
 
 
 @app.command()
