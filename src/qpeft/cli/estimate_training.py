@@ -23,7 +23,8 @@ class _Lengths(NamedTuple):
 
 
 def run(recipe: Any, memory: str | None, as_json: bool) -> None:
-    from qpeft.training.footprint import measure_speed, model_config, parse_memory, sizes_of
+    from qpeft.models.empty import model_config
+    from qpeft.training.footprint import measure_speed, parse_memory, sizes_of
 
     if recipe.model.task != "causal-lm":
         raise InputError("only language models are estimated: set model.task to causal-lm")

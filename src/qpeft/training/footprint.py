@@ -12,18 +12,16 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
 from qpeft.errors import InputError
-from qpeft.models import resolve_model
-from qpeft.models.shapes import known_shape
+from qpeft.models.empty import model_config
 from qpeft.training import labelled_loss
+from qpeft.training.parameters import parameter_table
 from qpeft.training.recipe import Recipe
-from qpeft.training.run import parameter_table
 from qpeft.training.trace import Plane, meta_model, trace
 
 #: of a logit while the loss is computed: 4 in float32, twice 2 in the head's precision, and what the library of matrix
@@ -177,27 +175,6 @@ def _rate(work: Any, seconds: float) -> float:
         best = min(best, now - start)
         if now > end:
             return 1 / best
-
-
-def model_config(name: str) -> Any:
-    """The config of a model: from its folder, which needs no weights, from the known shapes, or from the hub.
-
-    Raises:
-        InputError: There is no such model, or its config cannot be read.
-    """
-    from transformers import AutoConfig
-
-    own = Path(name).expanduser() / "config.json"
-    if not own.is_file():
-        known = known_shape(name)
-        if known is not None:
-            return known
-    folder = own.parent if own.is_file() else resolve_model(name).folder
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"the config of '{name}' cannot be read ({reason}): check its config.json") from error
 
 
 def sizes_of(recipe: Recipe, length: int, config: Any = None) -> Sizes:
