@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from importlib import metadata
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from qpeft.errors import InputError
-from qpeft.training import RunFolder, dry_run, load_recipe, make_recipe, train
+from qpeft.training import RunFolder, dry_run, load_recipe, make_recipe, run, train
 from qpeft.training.run_folder import read_metrics
 from tiny_base import recipe_values
 
@@ -179,6 +180,77 @@ def test_an_angle_learning_rate_without_angles_is_refused(llama_base, tmp_path, 
     values = recipe_values(llama_base, tmp_path / "run", adapter=adapter, training__angle_learning_rate=0.5)
     with pytest.raises(InputError, match=r"angle_learning_rate is 0\.5.*no angles"):
         dry_run(make_recipe(values))
+
+
+def test_angles_stay_as_they_start_at_a_learning_rate_of_zero(llama_base, tmp_path):
+    values = recipe_values(llama_base, tmp_path / "run", training__angle_learning_rate=0)
+    ready = run.prepare(make_recipe(values))
+    model = ready.model
+    start = {name: value.clone() for name, value in model.state_dict().items() if "qtha_circuit" in name}
+    assert len(start) == 2
+    model.set_adapter("default")
+    model.set_requires_grad("default")
+    frozen = [name for name, value in model.named_parameters() if "qtha_circuit" in name and not value.requires_grad]
+    assert frozen == list(start)
+    trained = [name for name, value in model.named_parameters() if value.requires_grad]
+    assert trained
+    assert all("qtha_encoder" in name or "qtha_decoder" in name for name in trained)
+    result = train(make_recipe(values))
+    saved = load_file(tmp_path / "run/adapter/adapter_model.safetensors")
+    for name, angles in start.items():
+        assert torch.equal(saved[name.replace(".default", "")], angles)
+    parameters = result.parameters
+    assert parameters["angles"] == 0
+    assert parameters["total"] == sum(parameters[kind] for kind in ("tensor_network", "linear", "classical"))
+    assert parameters["total"] == sum(value.numel() for value in saved.values()) - 2 * 4 * 2
+    assert len(learning_rates(tmp_path / "run/checkpoints/checkpoint-6")) == 1
+
+
+def test_frozen_angles_survive_a_resume(llama_base, tmp_path):
+    def outcome(name):
+        return (tmp_path / name / "adapter/adapter_model.safetensors").read_bytes()
+
+    def recipe(name):
+        return make_recipe(recipe_values(llama_base, tmp_path / name, training__angle_learning_rate=0))
+
+    train(recipe("straight"))
+    train(recipe("run"))
+    folder = tmp_path / "run"
+    (folder / "result.json").unlink()
+    shutil.rmtree(folder / "adapter")
+    shutil.rmtree(folder / "checkpoints/checkpoint-6")
+    train(recipe("run"), resume=True)
+    assert outcome("run") == outcome("straight")
+
+
+def test_lora_starts_with_a_multiple_of_its_random_a(llama_base, tmp_path):
+    def prepared(**adapter):
+        adapter = {"method": "lora", "r": 2, "target_modules": ["q_proj"], **adapter}
+        return run.prepare(make_recipe(recipe_values(llama_base, tmp_path / "run", adapter=adapter))).model
+
+    plain, larger = (prepared(**each).state_dict() for each in ({}, {"initial_gain": 6**0.5}))
+    for name, value in plain.items():
+        torch.testing.assert_close(larger[name], value * 6**0.5 if "lora_A" in name else value)
+    limit = (6 / 32) ** 0.5  # of a Kaiming uniform start with a = 0 and 32 inputs, as QTHA's
+    largest = max(value.abs().max() for name, value in larger.items() if "lora_A" in name)
+    assert 0.9 * limit < largest <= limit
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [
+        ({"method": "qtha", "initial_gain": 2}, "does not go with method qtha"),
+        (
+            {"method": "lora", "init_lora_weights": "pissa", "initial_gain": 2},
+            "does not go with init_lora_w",
+        ),
+        ({"method": "lora", "initial_gain": 0}, "greater than 0"),
+        ({"method": "lora", "initial_gain": float("inf")}, "finite"),
+    ],
+)
+def test_an_initial_gain_needs_an_a_that_is_drawn(llama_base, tmp_path, adapter, message):
+    with pytest.raises(InputError, match=message):
+        make_recipe(recipe_values(llama_base, tmp_path / "run", adapter=adapter))
 
 
 def test_lora_trains_by_the_same_recipe(llama_base, tmp_path):

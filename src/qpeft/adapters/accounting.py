@@ -146,6 +146,23 @@ def parameter_groups(model: nn.Module, lr: float, angle_lr: float, weight_decay:
     return [group for group in groups if group["params"]]
 
 
+def freeze_angles(model: nn.Module, adapter_name: str = "default") -> None:
+    """Leave the angles of an adapter's circuits as they are, also when it is activated again; they are still saved.
+
+    The control that tells trained circuits from random ones. Not part of the saved adapter: call it again after
+    loading.
+
+    Args:
+        model: A model with QTHA adapters.
+        adapter_name: Name of the adapter.
+
+    Raises:
+        InputError: The model has no such adapter.
+    """
+    for _, layer in _layers(model, adapter_name):
+        layer.freeze_angles(adapter_name)
+
+
 def _layers(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, QTHALayer]]:
     found = False
     for name, module in model.named_modules():

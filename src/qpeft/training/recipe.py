@@ -56,6 +56,9 @@ class AdapterSection(BaseModel):
     start_from: str | None = Field(
         None, description="run or adapter folder whose trained numbers this run starts from"
     )
+    initial_gain: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="lora: multiplies A's random start; 2.449 draws it as QTHA's"
+    )
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -69,6 +72,19 @@ class AdapterSection(BaseModel):
                 raise ValueError(
                     f"unknown key adapter.{key} for method {self.method}{nearest(key, known, 'adapter.')}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _gain_has_a_start_to_act_on(self) -> AdapterSection:
+        if self.initial_gain is None:
+            return self
+        drawn = self.fields.get("init_lora_weights", True)
+        if self.method.lower() != "lora" or not (isinstance(drawn, bool) or drawn == "gaussian"):
+            what = f"method {self.method}" if self.method.lower() != "lora" else f"init_lora_weights={drawn}"
+            raise ValueError(
+                f"adapter.initial_gain multiplies the randomly drawn A of method lora, and does not go with {what}: "
+                "leave it out"
+            )
         return self
 
     def build(self) -> Any:
@@ -120,7 +136,9 @@ class TrainingSection(_Section):
     """How to train. Names and meanings are those of transformers and TRL; any other of theirs goes under `trl`."""
 
     learning_rate: float = Field(1e-3, gt=0)
-    angle_learning_rate: float | None = Field(None, gt=0, description="for circuit angles; null means learning_rate")
+    angle_learning_rate: float | None = Field(
+        None, ge=0, description="for circuit angles; null means learning_rate, 0 leaves them as they start"
+    )
     num_train_epochs: float = Field(1.0, gt=0)
     max_steps: int = Field(-1, ge=-1, description="if positive, overrides num_train_epochs")
     per_device_train_batch_size: int = Field(8, ge=1)

@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel, get_peft_model
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState, set_seed
 
-from qpeft.adapters import QTHAConfig, count_parameters
+from qpeft.adapters import QTHAConfig, count_parameters, freeze_angles
 from qpeft.data import EncodingReport
 from qpeft.errors import Diverged, InputError, Interrupted, TrainingError
 from qpeft.models.cache import is_disk_full
@@ -28,7 +28,7 @@ from qpeft.training.ranks import RankLost
 from qpeft.training.recipe import Recipe, load_recipe
 from qpeft.training.run_folder import RunFolder, read_metrics, step_of, versions, write_json, write_text
 from qpeft.training.saving import save_adapter, trained_state
-from qpeft.training.start import load_trained
+from qpeft.training.start import load_trained, scale_lora_start
 from qpeft.training.trainer import build_trainer, training_arguments
 from qpeft.training.workload import Call, steps_of, training_calls
 
@@ -100,11 +100,15 @@ def prepare(recipe: Recipe, say: Say = lambda _: None, bases: BaseModels | None 
         reason = str(error) if isinstance(error, ValueError) else recipe.adapter.explain(error)
         raise InputError(f"the adapter does not fit {section.name}: {reason}") from error
     bases.lend(adapted)
+    if recipe.adapter.initial_gain is not None:
+        scale_lora_start(adapted, recipe.adapter.initial_gain)
     if recipe.adapter.start_from is not None:
         load_trained(adapted, recipe.adapter.start_from)
     rate = recipe.training.angle_learning_rate
     if rate is not None and not parameter_table(adapted).get("angles"):
         raise InputError(f"training.angle_learning_rate is {rate}, and this adapter has no angles: leave it out")
+    if rate == 0:
+        freeze_angles(adapted)
     device = adapted.device.type
     # refuses wrong values
     arguments = training_arguments(recipe, RunFolder(recipe.output), device, data.validation is not None)
@@ -315,11 +319,12 @@ def parameter_table(model: PeftModel) -> dict[str, int]:
     if not isinstance(model.active_peft_config, QTHAConfig):
         return {"total": total}
     count = count_parameters(model)
+    angles = [value for name, value in model.named_parameters() if ".qtha_circuit." in name and value.requires_grad]
     return {
         "total": total,
         "tensor_network": count.tensor_network,
         "linear": count.linear,
-        "angles": count.angles,
+        "angles": sum(value.numel() for value in angles),
         "classical": count.classical,
         "lora_equivalent": count.lora_equivalent,
     }

@@ -39,7 +39,9 @@ def trained_state(model: PeftModel) -> dict[str, torch.Tensor] | None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()  # parts of the model stay whole after a forward pass without a backward one
-    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    trained = {  # and angles that were left as they started, which the adapter is nothing without
+        name: value for name, value in model.named_parameters() if value.requires_grad or ".qtha_circuit." in name
+    }
     with gather_params_ctx(list(trained.values())):  # of ZeRO-3; does nothing elsewhere
         whole = {name: whole_tensor(value).clone() for name, value in trained.items()}
     return whole | dict(model.named_buffers())

@@ -1,14 +1,30 @@
-"""Starting a run from what an earlier one has trained, with a fresh optimiser."""
+"""How a run starts: from what an earlier one has trained, with a fresh optimiser, or with another size of LoRA's A.
+
+QTHA draws A uniformly with variance 2 / d_in, LoRA with 1 / (3 d_in); sqrt(6) times LoRA's is QTHA's. Where B is zero
+at the start, that size is also the size of B's first gradients: a comparison of methods has to hold it equal, or to
+sweep learning rates.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 
 from qpeft.errors import InputError
+
+
+@torch.no_grad()
+def scale_lora_start(model: PeftModel, gain: float) -> None:
+    """Multiply the A of every LoRA layer of a new adapter, which adds nothing yet whatever its A is."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            for leaf in module.lora_A.values():
+                leaf.weight.mul_(gain)  # type: ignore[operator]
 
 
 def load_trained(model: PeftModel, source: str) -> None:

@@ -31,7 +31,7 @@ from qpeft.models import ResolvedModel, load_model, load_tokenizer, resolve_mode
 from qpeft.training.callbacks import FiniteNumbers, StopOnSignal
 from qpeft.training.keys import nearest
 from qpeft.training.run import Say, parameter_table
-from qpeft.training.start import load_trained
+from qpeft.training.start import load_trained, scale_lora_start
 from qpeft.training.trl_arguments import TrlArguments, sentence
 from qpeft.training.trl_card import last_metrics, write_card
 from qpeft.training.trl_data import load_sets
@@ -285,6 +285,8 @@ def _trainer(
             callbacks=callbacks, **options,
         ),
     )  # fmt: skip
+    if arguments.adapter.initial_gain is not None and arguments.adapter.start_from is None:
+        scale_lora_start(trainer.model, arguments.adapter.initial_gain)
     trainer.qpeft_arguments = arguments
     trainer.remove_callback(PrinterCallback)  # whoever starts a run shows its progress
     if quantised:  # TRL casts what is trained to bfloat16 there, which angles are too coarse in

@@ -124,9 +124,7 @@ class QTHAConfig(PeftConfig):
 
     r: int = field(default=8, metadata={"help": "Width of the bottleneck; one qubit per rank."})
     alpha: float | None = field(default=None, metadata={"help": "Scale alpha / r; defaults to 2 r."})
-    n_layers: int | None = field(
-        default=1, metadata={"help": "Layers of the branch; None means r."}
-    )
+    n_layers: int | None = field(default=1, metadata={"help": "Layers of the branch; None means r."})
     arch: str = field(default="mpo+quantum", metadata={"help": "Which parts the adapter has."})
     bond_dim: int = field(default=8, metadata={"help": "Bond dimension of the tensor networks."})
     inner_features: int = field(default=256, metadata={"help": "Width between tensor network and bottleneck."})

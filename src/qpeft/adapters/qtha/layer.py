@@ -141,6 +141,11 @@ class QTHALayer(BaseTunerLayer):
         """The leaf that joins the branches and expands the bottleneck."""
         return cast(Decoder, self.qtha_decoder[adapter_name])
 
+    def freeze_angles(self, adapter_name: str) -> None:
+        """Leave the circuit's angles as they are, whatever peft activates later."""
+        self.frozen_peft_weight_names = {**self.frozen_peft_weight_names, adapter_name: ("qtha_circuit",)}
+        self._freeze_non_trainable_peft_weights(adapter_name)
+
     def add_adapter(self, adapter_name: str, x: Tensor, y: Tensor) -> Tensor:
         """Add an adapter's output to that of the base layer.
 
