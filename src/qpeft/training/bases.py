@@ -53,11 +53,11 @@ class BaseModels:
 
     def model(self, section: ModelSection, device: str, say: Say = lambda _: None) -> Any:
         """The base, without an adapter. A kept one is in use until `release`."""
+        if self.holds(section, device):
+            return self._model
         labels = {"num_labels": section.num_labels} if section.task == "sequence-classification" else {}
         # a classifier's new head is drawn at random, and trained: nothing of it may stay for the next run
         key = None if labels else (section.model_dump_json(), device)
-        if self._model is not None and key is not None and key == self._key:
-            return self._model
         self._model, self._key = None, None  # its memory goes before the next one comes
         model: Any = load_model(
             section.name, task=section.task, dtype=section.dtype, device=device, progress=say, **labels
@@ -65,6 +65,10 @@ class BaseModels:
         if self.keep and key is not None:
             self._model, self._key, self._checksum = model, key, checksum(model)
         return model
+
+    def holds(self, section: ModelSection, device: str) -> bool:
+        """Whether this base is loaded already."""
+        return self._model is not None and self._key == (section.model_dump_json(), device)
 
     def lend(self, adapted: PeftModel) -> None:
         """Remember which adapter was put on the kept base."""

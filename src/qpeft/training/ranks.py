@@ -91,7 +91,7 @@ def device_for(device: str) -> tuple[str, str | None]:
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() and not _env("ACCELERATE_USE_CPU") else "cpu"
-    sharded = asks_for_fsdp() or _env("ACCELERATE_USE_DEEPSPEED")
+    sharded = asks_for_shards()
     if device == "cuda" and not sharded:
         return f"cuda:{os.environ['LOCAL_RANK']}", device
     return "cpu" if sharded else device, device
@@ -100,6 +100,11 @@ def device_for(device: str) -> tuple[str, str | None]:
 def asks_for_fsdp() -> bool:
     """Whether `accelerate launch` was given an FSDP configuration, for more than one process."""
     return world_size() > 1 and _env("ACCELERATE_USE_FSDP")
+
+
+def asks_for_shards() -> bool:
+    """Whether no process will hold the whole base, by FSDP or DeepSpeed."""
+    return asks_for_fsdp() or (world_size() > 1 and _env("ACCELERATE_USE_DEEPSPEED"))
 
 
 @contextmanager

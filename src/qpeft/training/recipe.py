@@ -155,6 +155,7 @@ class TrainingSection(_Section):
     save_steps: int = Field(50, ge=1)
     save_total_limit: int = Field(2, ge=1)
     tensorboard: bool = True
+    memory_check: bool = Field(True, description="refuse, before the base is loaded, a run that would not fit")
     diagnostics_steps: int | None = Field(
         None, ge=1, description="measure the adapters every so many steps; null: never"
     )
@@ -224,11 +225,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return make_recipe(values, overrides, source=str(path))
 
 
-def make_recipe(values: Mapping[str, Any], overrides: Sequence[str] = (), source: str = "the recipe") -> Recipe:
-    """Validate a mapping of sections, after applying `key=value` overrides.
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str], source: str) -> dict[str, Any]:
+    """A copy of a mapping of sections, with `key=value` pairs put into it.
 
     Raises:
-        InputError: a key is unknown, a value has the wrong type or lies outside its limits.
+        InputError: A pair is no override, or the mapping contains itself.
     """
     try:
         values = _deep_copy(values)
@@ -254,6 +255,16 @@ def make_recipe(values: Mapping[str, Any], overrides: Sequence[str] = (), source
             if not isinstance(place, dict):
                 raise InputError(f"{key} cannot be set: {section} is a value, not a section")
         place[last] = value
+    return values
+
+
+def make_recipe(values: Mapping[str, Any], overrides: Sequence[str] = (), source: str = "the recipe") -> Recipe:
+    """Validate a mapping of sections, after applying `key=value` overrides.
+
+    Raises:
+        InputError: a key is unknown, a value has the wrong type or lies outside its limits.
+    """
+    values = apply_overrides(values, overrides, source)
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,21 @@ from typing import Any
 from peft import PeftModel, get_peft_model
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState, set_seed
 
-from qpeft.adapters import QTHAConfig, count_parameters, freeze_angles
+from qpeft.adapters import freeze_angles
 from qpeft.data import EncodingReport
-from qpeft.errors import Diverged, InputError, Interrupted, TrainingError
-from qpeft.models.cache import is_disk_full
+from qpeft.errors import InputError, Interrupted
 from qpeft.training import ranks
 from qpeft.training.bases import BaseModels
 from qpeft.training.callbacks import StopOnSignal
 from qpeft.training.datasets import Encoded, encode_examples, held_out_examples, training_examples
 from qpeft.training.diagnostics import refuse_unmeasurable
 from qpeft.training.execution import executing
-from qpeft.training.memory import peak_memory_bytes
-from qpeft.training.ranks import RankLost
+from qpeft.training.explaining import explained
+from qpeft.training.memory import peak_memory_bytes, told_if_out_of_memory
+from qpeft.training.memory_check import check_memory
+from qpeft.training.parameters import parameter_table
 from qpeft.training.recipe import Recipe, load_recipe
+from qpeft.training.rescue import Rescue
 from qpeft.training.run_folder import RunFolder, read_metrics, step_of, versions, write_json, write_text
 from qpeft.training.saving import save_adapter, trained_state
 from qpeft.training.start import load_trained, scale_lora_start
@@ -91,7 +93,9 @@ def prepare(recipe: Recipe, say: Say = lambda _: None, bases: BaseModels | None 
     say("tokenising")
     data = encode_examples(recipe, train, validation, tokenizer)
     place, device = ranks.device_for(section.device)
-    model = bases.model(section, place, say)
+    check_memory(recipe, data.train, place, say, loaded=bases.holds(section, place))
+    with told_if_out_of_memory(f"loading {section.name}"):
+        model = bases.model(section, place, say)
     config.task_type = "SEQ_CLS" if section.task == "sequence-classification" else "CAUSAL_LM"
     set_seed(recipe.training.seed)
     try:
@@ -172,7 +176,7 @@ def _train(
         return finished
     with ranks.together():
         ready = prepare(recipe, say, bases)
-    with _explained(folder):
+    with explained(recipe, folder):
         checkpoint = ranks.from_first(lambda: _begin(recipe, folder, overwrite))
         if checkpoint is not None:
             say(f"going on from {checkpoint.name}")
@@ -214,16 +218,17 @@ def _run(
     callbacks: Sequence[TrainerCallback],
 ) -> TrainingResult:
     calls = planned_calls(recipe, ready) if recipe.execution.executor != "exact" else []
-    stop = StopOnSignal()
+    stop, rescue = StopOnSignal(), Rescue(folder)
     trainer = build_trainer(
         recipe, folder, ready.model, ready.tokenizer, ready.data.train, ready.data.validation, ready.device,
-        [stop, *callbacks], first_step=(step_of(checkpoint) if checkpoint else 0) + 1,
+        [stop, rescue, *callbacks], first_step=(step_of(checkpoint) if checkpoint else 0) + 1,
     )  # fmt: skip
     ranks.keep(trainer)
     started = time.monotonic()
     try:
         with stop, executing(recipe.execution, ready.model, folder.path, calls) as execution:
-            _go_on(trainer, checkpoint)
+            with rescue.watching(trainer):
+                _go_on(trainer, checkpoint)
             executed = {} if execution is None else {"execution": asdict(execution.report())}
     finally:
         for callback in callbacks:
@@ -263,35 +268,6 @@ def _go_on(trainer: Any, checkpoint: Path | None) -> None:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
-@contextmanager
-def _explained(folder: RunFolder) -> Iterator[None]:
-    """Add to what stops a run what is left of it."""
-    try:
-        with ranks.told_if_lost():
-            yield
-    except RankLost as error:
-        raise RankLost(
-            f"{error}; {_kept(folder)}; go on with: {ranks.launched(f'train {folder.path} --resume')}"
-        ) from error
-    except Diverged as error:
-        raise Diverged(f"{error}; {_kept(folder)}; lower training.learning_rate and start again") from error
-    except Exception as error:
-        # torch's writer of archives does not say what kept it from writing; these are its two ways to fail
-        if not is_disk_full(error) and not any(sign in str(error) for sign in ("inline_container", "iostream error")):
-            raise
-        if ranks.is_first():
-            folder.remove_partial_checkpoints()  # gives its space back
-        raise TrainingError(
-            f"the disk of {folder.path} is full; {_kept(folder)}; free some space and go on with: "
-            f"qpeft train {folder.path} --resume"
-        ) from error
-
-
-def _kept(folder: RunFolder) -> str:
-    last = folder.last_checkpoint()
-    return f"the last good checkpoint is {last}" if last else "no checkpoint had been saved yet"
-
-
 def _result(folder: RunFolder, ready: Prepared, steps: int, seconds: float) -> TrainingResult:
     metrics = read_metrics(folder.metrics)
     lines = [line for line in metrics if "loss" in line]
@@ -313,23 +289,6 @@ def _result(folder: RunFolder, ready: Prepared, steps: int, seconds: float) -> T
     )
 
 
-def parameter_table(model: PeftModel) -> dict[str, int]:
-    """Trainable numbers by kind; `total` counts everything that is trained."""
-    total = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    if not isinstance(model.active_peft_config, QTHAConfig):
-        return {"total": total}
-    count = count_parameters(model)
-    angles = [value for name, value in model.named_parameters() if ".qtha_circuit." in name and value.requires_grad]
-    return {
-        "total": total,
-        "tensor_network": count.tensor_network,
-        "linear": count.linear,
-        "angles": sum(value.numel() for value in angles),
-        "classical": count.classical,
-        "lora_equivalent": count.lora_equivalent,
-    }
-
-
 def _check_processes(recipe: Recipe) -> None:
     if ranks.asks_for_fsdp() and recipe.model.task == "sequence-classification":
         raise InputError("a classifier under an adapter cannot be sharded here: use DDP in place of FSDP")
@@ -341,7 +300,7 @@ def _check_processes(recipe: Recipe) -> None:
 
 
 def _check_same_recipe(recipe: Recipe, folder: RunFolder) -> None:
-    before, now = load_recipe(folder.recipe).model_dump(), recipe.model_dump()
+    before, now = _deciding(load_recipe(folder.recipe)), _deciding(recipe)
     for section in ("model", "adapter", "data", "training", "execution"):  # the others do not change the training
         for key in sorted(before[section].keys() | now[section].keys()):
             was, wanted = before[section].get(key), now[section].get(key)
@@ -350,3 +309,14 @@ def _check_same_recipe(recipe: Recipe, folder: RunFolder) -> None:
                     f"{folder.path} was started with {section}.{key} = {was!r}, not {wanted!r}: resume with the same "
                     f"recipe (qpeft train {folder.path} --resume), or use --overwrite"
                 )
+
+
+def _deciding(recipe: Recipe) -> dict[str, Any]:
+    """The values on which the result depends: what only saves memory may change while a run is interrupted."""
+    values = recipe.model_dump()
+    training, section = values["training"], recipe.training
+    del training["memory_check"], training["gradient_checkpointing"], training["gradient_accumulation_steps"]
+    training["per_device_train_batch_size"] = (
+        section.per_device_train_batch_size * section.gradient_accumulation_steps  # as many examples a step
+    )
+    return values

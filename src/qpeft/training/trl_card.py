@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from huggingface_hub import ModelCard, ModelCardData
 from peft import PeftModel
 from transformers import TrainerState
 
 from qpeft.adapters import QTHAConfig
-from qpeft.training.run import parameter_table
+from qpeft.training.parameters import parameter_table
 from qpeft.training.run_folder import versions
 from qpeft.training.trl_arguments import TrlArguments
 
@@ -26,38 +23,17 @@ def write_card(arguments: TrlArguments, model: PeftModel, state: TrainerState, f
     """Write `README.md` into the folder of the adapter."""
     config = model.active_peft_config
     base = config.base_model_name_or_path or arguments.model.model_name_or_path
-    front = ModelCardData(library_name="peft", tags=["qpeft", "trl", arguments.kind], base_model=base)
-    loading = (
-        f'import qpeft\n\nmodel = qpeft.load("{folder.name}")'
-        if isinstance(config, QTHAConfig)
-        else "from peft import AutoPeftModelForCausalLM\n\n"
-        f'model = AutoPeftModelForCausalLM.from_pretrained("{folder.name}")'
-    )
     used = versions()["packages"]
-    text = "\n".join(
-        [
-            f"# {folder.name}",
-            "",
-            f"A {arguments.adapter.method} adapter for {base}, trained by {_TITLES[arguments.kind]} "
-            f"({', '.join(f'{name} {used[name]}' for name in ('trl', 'peft', 'transformers', 'torch'))}).",
-            "",
-            f"```python\n{loading}\n```",
-            "",
-            "## Trained parameters",
-            "",
-            _table(parameter_table(model)),
-            "",
-            f"## Training: {state.global_step} steps",
-            "",
-            _table(last_metrics(state)),
-            "",
-            "Settings that differ from TRL's defaults:",
-            "",
-            f"```yaml\n{_yaml(_changed(arguments))}```",
-            "",
-        ]
-    )
-    ModelCard(f"---\n{front.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
+    parts = [
+        f"A {arguments.adapter.method} adapter for {base}, trained by {_TITLES[arguments.kind]} "
+        f"({', '.join(f'{name} {used[name]}' for name in ('trl', 'peft', 'transformers', 'torch'))}).",
+        loading(config, folder.name),
+        nature(config),
+        f"## Trained parameters\n\n{table(parameter_table(model))}",
+        f"## Training: {state.global_step} steps\n\n{table(last_metrics(state))}",
+        f"Settings that differ from TRL's defaults:\n\n```yaml\n{yaml_text(_changed(arguments))}```",
+    ]
+    write_text(folder / "README.md", card(folder.name, str(base), ["qpeft", "trl", arguments.kind], parts))
 
 
 def last_metrics(state: TrainerState) -> dict[str, float]:
@@ -75,7 +51,7 @@ def _changed(arguments: TrlArguments) -> dict[str, Any]:
         for field in dataclasses.fields(part):
             value = getattr(part, field.name)
             default = field.default_factory() if callable(field.default_factory) else field.default
-            private = field.name in _PLACES or field.name.endswith("token")
+            private = field.name in _PLACES or is_secret(field.name)
             if field.init and not private and value not in (default, None, []) and _plain(value):
                 values[field.name] = getattr(value, "value", value)
     return values
@@ -83,16 +59,3 @@ def _changed(arguments: TrlArguments) -> dict[str, Any]:
 
 def _plain(value: Any) -> bool:
     return isinstance(getattr(value, "value", value), str | int | float | bool | list)
-
-
-def _yaml(values: Mapping[str, Any]) -> str:
-    return str(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
-
-
-def _table(values: Mapping[str, float]) -> str:
-    rows = [f"| {key.replace('_', ' ')} | {_number(value)} |" for key, value in values.items()]
-    return "\n".join(["| | |", "| --- | ---: |", *rows])
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
