@@ -20,6 +20,7 @@ import torch
 from qpeft.errors import InputError
 from qpeft.models.empty import model_config
 from qpeft.training import labelled_loss
+from qpeft.training.amounts import bytes_of
 from qpeft.training.parameters import parameter_table
 from qpeft.training.recipe import Recipe
 from qpeft.training.trace import Plane, meta_model, trace
@@ -205,11 +206,7 @@ def parse_memory(text: str) -> float:
     plain = text.strip().lower()
     if plain in DEVICES:
         return DEVICES[plain]
-    for unit, size in (("gib", 2.0**30), ("gb", 1e9), ("mib", 2.0**20), ("mb", 1e6)):
-        try:
-            amount = float(plain.removesuffix(unit)) * size if plain.endswith(unit) else 0.0
-        except ValueError:
-            amount = 0.0
-        if 0 < amount < float("inf"):
-            return amount
+    amount = bytes_of(plain)
+    if amount is not None:
+        return amount
     raise InputError(f"memory must be an amount such as 8GB or one of {', '.join(DEVICES)} (got '{text}')")

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic.errors import PydanticSchemaGenerationError
 
 from qpeft.errors import InputError
+from qpeft.training.amounts import bytes_of
 from qpeft.training.execution import ExecutionSection
 from qpeft.training.keys import nearest
 from qpeft.training.yaml_files import StrictLoader, read_yaml
@@ -159,7 +160,23 @@ class TrainingSection(_Section):
     diagnostics_steps: int | None = Field(
         None, ge=1, description="measure the adapters every so many steps; null: never"
     )
+    cache_activations: str | None = Field(
+        None, description="disk space (2GB) to keep activations below the adapted layers; null: compute them each step"
+    )
     trl: dict[str, Any] = Field(default_factory=dict, description="any other field of trl.SFTConfig")
+
+    @field_validator("cache_activations")
+    @classmethod
+    def _amount(cls, text: str | None) -> str | None:
+        if text is not None and bytes_of(text) is None:
+            raise ValueError(f"training.cache_activations must be an amount of disk space such as 2GB (got {text!r})")
+        return text
+
+    @property
+    def activation_bytes(self) -> int | None:
+        """The bound of `cache_activations` in bytes."""
+        amount = None if self.cache_activations is None else bytes_of(self.cache_activations)
+        return None if amount is None else int(amount)
 
 
 class EvaluationSection(_Section):

@@ -17,6 +17,7 @@ from qpeft.adapters import freeze_angles
 from qpeft.data import EncodingReport
 from qpeft.errors import InputError, Interrupted
 from qpeft.training import ranks
+from qpeft.training.activations import cached_activations
 from qpeft.training.bases import BaseModels
 from qpeft.training.callbacks import StopOnSignal
 from qpeft.training.datasets import Encoded, encode_examples, held_out_examples, training_examples
@@ -135,6 +136,7 @@ def train(
     callbacks: Sequence[TrainerCallback] = (),
     say: Say = lambda _: None,
     bases: BaseModels | None = None,
+    activations: Path | None = None,
 ) -> TrainingResult:
     """Train the adapter of a recipe and save it in the run folder.
 
@@ -143,6 +145,10 @@ def train(
 
     Under `torchrun` or `accelerate launch` every process calls this, and gets the same result
     (:mod:`qpeft.training.ranks`).
+
+    `activations` is the folder for activations below the adapted layers where `training.cache_activations` is set; runs
+    may share it (:mod:`qpeft.training.activations`), and it stays behind. Without it, the run folder keeps them until
+    the run is finished.
 
     Raises:
         InputError: something in the recipe cannot be used, or the folder already holds a run; nothing has changed.
@@ -159,7 +165,7 @@ def train(
             _check_processes(recipe)
             if ranks.is_first():
                 held.enter_context(folder.locked())
-        return _train(recipe, folder, resume, overwrite, callbacks, say, bases)
+        return _train(recipe, folder, resume, overwrite, callbacks, say, bases, activations)
 
 
 def _train(
@@ -170,6 +176,7 @@ def _train(
     callbacks: Sequence[TrainerCallback],
     say: Say,
     bases: BaseModels | None,
+    activations: Path | None,
 ) -> TrainingResult:
     finished = ranks.from_first(lambda: _earlier_result(recipe, folder, resume, overwrite))
     if finished is not None:
@@ -180,7 +187,7 @@ def _train(
         checkpoint = ranks.from_first(lambda: _begin(recipe, folder, overwrite))
         if checkpoint is not None:
             say(f"going on from {checkpoint.name}")
-        return _run(recipe, folder, ready, checkpoint, callbacks)
+        return _run(recipe, folder, ready, checkpoint, callbacks, say, activations or folder.activations)
 
 
 def _earlier_result(recipe: Recipe, folder: RunFolder, resume: bool, overwrite: bool) -> TrainingResult | None:
@@ -216,6 +223,8 @@ def _run(
     ready: Prepared,
     checkpoint: Path | None,
     callbacks: Sequence[TrainerCallback],
+    say: Say,
+    activations: Path,
 ) -> TrainingResult:
     calls = planned_calls(recipe, ready) if recipe.execution.executor != "exact" else []
     stop, rescue = StopOnSignal(), Rescue(folder)
@@ -227,7 +236,7 @@ def _run(
     started = time.monotonic()
     try:
         with stop, executing(recipe.execution, ready.model, folder.path, calls) as execution:
-            with rescue.watching(trainer):
+            with cached_activations(ready.model, activations, recipe.training.activation_bytes, say), rescue.watching(trainer):
                 _go_on(trainer, checkpoint)
             executed = {} if execution is None else {"execution": asdict(execution.report())}
     finally:
@@ -244,6 +253,7 @@ def _run(
 
     def finish() -> TrainingResult:
         save_adapter(ready.model, ready.tokenizer, folder, state)
+        folder.remove_activations()
         result = _result(folder, ready, trainer.state.global_step, seconds)
         write_json(folder.result, {"training": asdict(result), **executed})
         return result

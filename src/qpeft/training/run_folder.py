@@ -7,6 +7,7 @@ runs/NAME/
   answers.jsonl      what it answered, if measured
   checkpoints/       to resume from                 adapter/        the trained adapter and tokenizer
   tensorboard/       event files                    plots/          PNG files
+  activations/       until the run is finished, if it keeps them
 ```
 """
 
@@ -46,6 +47,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.plots = self.path / "plots"
+        self.activations = self.path / "activations"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -108,9 +110,13 @@ class RunFolder:
         kept = [line for line in read_metrics(self.metrics) if line.get("step", 0) <= step]
         write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
+    def remove_activations(self) -> None:
+        """Remove the activations that a finished run kept here."""
+        shutil.rmtree(self.activations, ignore_errors=True)
+
     def clear(self) -> None:
         """Remove what an earlier run left, and nothing else; the recipe, which makes it a run, goes last."""
-        for folder in (self.checkpoints, self.adapter, self.tensorboard, self.plots):
+        for folder in (self.checkpoints, self.adapter, self.tensorboard, self.plots, self.activations):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.result, self.answers, self.metrics, self.versions, self.recipe):
             file.unlink(missing_ok=True)
