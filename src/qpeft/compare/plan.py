@@ -56,8 +56,15 @@ class TaskPlan(_Strict):
 
     data: DataSection = Field(default_factory=lambda: DataSection())
     training: dict[str, Any] = Field(default_factory=dict)
-    evaluation: EvaluationSection = Field(default_factory=lambda: EvaluationSection(task="arithmetic"))
+    evaluation: EvaluationSection = Field(default_factory=lambda: EvaluationSection())
     metric: str | None = Field(None, description="the measure that decides; null: the task's own")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _generated_problems_measure_themselves(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and (values.get("data") or {}).get("train", "arithmetic") == "arithmetic":
+            return {**values, "evaluation": {"task": "arithmetic", **(values.get("evaluation") or {})}}
+        return values
 
     @model_validator(mode="after")
     def _is_measured(self) -> TaskPlan:
