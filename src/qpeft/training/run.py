@@ -26,6 +26,7 @@ from qpeft.training.execution import executing
 from qpeft.training.explaining import explained
 from qpeft.training.memory import peak_memory_bytes, told_if_out_of_memory
 from qpeft.training.memory_check import check_memory
+from qpeft.training.model_card import write_run_card
 from qpeft.training.parameters import parameter_table
 from qpeft.training.recipe import Recipe, load_recipe
 from qpeft.training.rescue import Rescue
@@ -146,9 +147,9 @@ def train(
     Under `torchrun` or `accelerate launch` every process calls this, and gets the same result
     (:mod:`qpeft.training.ranks`).
 
-    `activations` is the folder for activations below the adapted layers where `training.cache_activations` is set; runs
-    may share it (:mod:`qpeft.training.activations`), and it stays behind. Without it, the run folder keeps them until
-    the run is finished.
+    `activations` is a folder for the activations below the adapted layers, where `training.cache_activations` is set:
+    runs may share it (:mod:`qpeft.training.activations`), and it stays. Without it, the run folder has them until the
+    run is finished.
 
     Raises:
         InputError: something in the recipe cannot be used, or the folder already holds a run; nothing has changed.
@@ -236,7 +237,10 @@ def _run(
     started = time.monotonic()
     try:
         with stop, executing(recipe.execution, ready.model, folder.path, calls) as execution:
-            with cached_activations(ready.model, activations, recipe.training.activation_bytes, say), rescue.watching(trainer):
+            with (
+                cached_activations(ready.model, activations, recipe.training.activation_bytes, say),
+                rescue.watching(trainer),
+            ):
                 _go_on(trainer, checkpoint)
             executed = {} if execution is None else {"execution": asdict(execution.report())}
     finally:
@@ -255,7 +259,9 @@ def _run(
         save_adapter(ready.model, ready.tokenizer, folder, state)
         folder.remove_activations()
         result = _result(folder, ready, trainer.state.global_step, seconds)
-        write_json(folder.result, {"training": asdict(result), **executed})
+        numbers = {"training": asdict(result), **executed}
+        write_run_card(folder, numbers)
+        write_json(folder.result, numbers)  # last: it says that the run is finished
         return result
 
     return ranks.from_first(finish)
@@ -326,6 +332,7 @@ def _deciding(recipe: Recipe) -> dict[str, Any]:
     values = recipe.model_dump()
     training, section = values["training"], recipe.training
     del training["memory_check"], training["gradient_checkpointing"], training["gradient_accumulation_steps"]
+    training["cache_activations"] = training["cache_activations"] is not None  # its bound changes no number
     training["per_device_train_batch_size"] = (
         section.per_device_train_batch_size * section.gradient_accumulation_steps  # as many examples a step
     )
