@@ -20,7 +20,16 @@ import numpy as np
 
 from qpeft.compare.intervals import over_seeds
 from qpeft.compare.results import CellResult, GridResults
-from qpeft.compare.statistics import Comparison, all_comparisons, amount, compare_arms, gain, is_share, not_worse
+from qpeft.compare.statistics import (
+    Comparison,
+    all_comparisons,
+    amount,
+    compare_arms,
+    gain,
+    is_share,
+    not_worse,
+    value_of,
+)
 
 NAMES = {
     1: "runs",
@@ -31,26 +40,9 @@ NAMES = {
     6: "wins in time or energy",
 }
 _LORA, _SAME_COUNT, _SURROGATE = "lora", "lora-same-count", "classical"
+#: a tie, and what a design has to be able to see, unless the plan says otherwise
+_MARGIN_OF_SHARES, _MARGIN_OF_OTHERS = 0.02, 0.05
 _WITHOUT_ENTANGLEMENT = ("no-entanglers", "no-circuit", "frozen-circuit")
-
-
-@dataclass(frozen=True)
-class Margin:
-    """How much worse than LoRA still counts as a tie, and what a design has to be able to see.
-
-    Attributes:
-        accuracy: For shares: 0.02 are two points.
-        relative: For all else, of LoRA's (for a comparison: the other arm's) mean: 0.05 are five per cent.
-    """
-
-    accuracy: float = 0.02
-    relative: float = 0.05
-
-    def of(self, comparison: Comparison) -> float:
-        """The margin in the unit of a comparison."""
-        if is_share(comparison.measure):
-            return self.accuracy
-        return self.relative * abs(comparison.second_mean)
 
 
 @dataclass(frozen=True)
@@ -93,7 +85,7 @@ def climb(
     results: GridResults,
     base: str,
     task: str,
-    margin: Margin | None = None,
+    margin: float | None = None,
     comparisons: Sequence[Comparison] | None = None,
 ) -> Verdict:
     """The verdict of a place.
@@ -102,7 +94,8 @@ def climb(
         results: What was measured, complete or not.
         base: The base model.
         task: The task; `results.metric[task]` decides (without it the training loss).
-        margin: Of the plan; by default two points of accuracy, or five per cent of a loss.
+        margin: How much worse than LoRA still is a tie: for an accuracy 0.02 are two points, for anything else two per
+            cent of LoRA's mean. By default `margin` of the plan, or two points and five per cent.
         comparisons: Those of `all_comparisons`, if they are at hand.
 
     Raises:
@@ -111,13 +104,13 @@ def climb(
     if comparisons is None:
         comparisons = all_comparisons(results, base, task)
     measure = results.metric.get(task, "train_loss")
-    place = _Place(
-        results, base, task, margin or Margin(), {each.second: each for each in comparisons if each.measure == measure}
-    )
+    if margin is None:
+        margin = results.plan.get("margin")
+    place = _Place(results, base, task, margin, {each.second: each for each in comparisons if each.measure == measure})
     found = [_runs, _ties, _beats_matched, _needs_entanglement, _beats_surrogate, _is_faster]
     rungs = tuple(Rung(number, NAMES[number], *judge(place)) for number, judge in enumerate(found, start=1))
     missed = next((rung.number for rung in rungs if not rung.reached), len(rungs) + 1)
-    return Verdict(base, task, missed - 1, rungs, _sentence(base, task, rungs, missed))
+    return Verdict(base, task, missed - 1, rungs, _sentence(results, base, task, rungs, missed))
 
 
 @dataclass(frozen=True)
@@ -127,7 +120,7 @@ class _Place:
     results: GridResults
     base: str
     task: str
-    margin: Margin
+    margin: float | None
     against: dict[str, Comparison]
 
     @property
@@ -136,6 +129,16 @@ class _Place:
 
     def finals(self, arm: str, done: bool = True) -> list[CellResult]:
         return self.results.select(self.base, self.task, arm, "final", done=done)
+
+    def margin_of(self, comparison: Comparison) -> float:
+        """In the unit of the comparison."""
+        if is_share(comparison.measure):
+            return _MARGIN_OF_SHARES if self.margin is None else self.margin
+        return (_MARGIN_OF_OTHERS if self.margin is None else self.margin) * abs(comparison.second_mean)
+
+    def missing(self, arm: str) -> str:
+        diverged = self.finals(arm, done=False)
+        return f"All seeds of {arm} diverged." if diverged else f"The arm {arm} is missing."
 
 
 _Finding = tuple[bool | None, str]
@@ -148,24 +151,25 @@ def _runs(place: _Place) -> _Finding:
     diverged = sum(cell.status == "diverged" for cell in cells)
     if diverged:
         return False, (
-            f"{diverged} of {len(cells)} seeds diverged; what stands above is about the others, and so too favourable."
+            f"{diverged} of {len(cells)} seeds diverged; all other numbers are about the rest, and so too favourable."
         )
-    return True, f"{_seeds(len(cells))} ran to the end."
+    return True, f"{_range([len(cells)], 'seed')} ran to the end."
 
 
 def _ties(place: _Place) -> _Finding:
     comparison = place.against.get(_LORA)
     if comparison is None:
-        return None, f"The arm {_LORA} is missing."
+        return None, place.missing(_LORA)
     ours, theirs = (_trainable(place.finals(arm)) for arm in (place.adapter, _LORA))
     counts = f"{ours:,} against {theirs:,} trained numbers."
     if ours >= theirs:
         return False, f"It does not train fewer: {counts}"
-    margin = place.margin.of(comparison)
-    counts += f" Margin {amount(margin, comparison.measure)}: {_against(comparison)}"
+    margin = place.margin_of(comparison)
+    counts += f" {_design([comparison])} {_against(comparison)} The margin is {amount(margin, comparison.measure)}."
     if comparison.n_seeds < 2:
         return None, f"{counts} One seed says nothing about another."
     if not_worse(comparison, margin):
+        counts += " LoRA is better, by less than that." if comparison.better == "second" else ""
         return _worth_a_tie(place, comparison.measure, counts)
     if comparison.better == "second":
         return False, f"{counts} LoRA is better."
@@ -180,7 +184,7 @@ def _ties(place: _Place) -> _Finding:
 def _worth_a_tie(place: _Place, measure: str, evidence: str) -> _Finding:
     """Two arms that learn nothing tie as well: LoRA has to be better than the frozen base where there is one."""
     frozen = [arm.name for arm in place.results.arms_at(place.base, place.task) if arm.kind == "base"]
-    if not frozen or measure not in place.finals(frozen[0])[0].metrics:
+    if not frozen or value_of(place.finals(frozen[0])[0], measure) is None:
         return True, f"{evidence} No frozen base was measured, so that two arms which learn nothing would tie too."
     learned = compare_arms(place.results, place.base, place.task, _LORA, frozen[0], measure)
     if learned.better == "first":
@@ -189,7 +193,11 @@ def _worth_a_tie(place: _Place, measure: str, evidence: str) -> _Finding:
 
 
 def _beats_matched(place: _Place) -> _Finding:
-    matched = [arm.name for arm in place.results.arms.values() if arm.kind == "matched" and arm.name != _SURROGATE]
+    matched = [
+        arm.name
+        for arm in place.results.arms.values()
+        if arm.kind == "matched" and not arm.name.startswith(_SURROGATE)
+    ]
     return _beats(place, dict.fromkeys((_SAME_COUNT, *matched)))
 
 
@@ -201,30 +209,36 @@ def _needs_entanglement(place: _Place) -> _Finding:
 
 
 def _beats_surrogate(place: _Place) -> _Finding:
-    return _beats(place, (_SURROGATE,))
+    others = [name for name in place.results.arms if name.startswith(f"{_SURROGATE}-")]
+    return _beats(place, (_SURROGATE, *others))
 
 
 def _beats(place: _Place, arms: Iterable[str]) -> _Finding:
     """Whether the adapter is better than every one of the arms: one that it does not beat is enough to miss a rung."""
-    judged = {arm: _beats_one(place, arm) for arm in arms}
-    verdicts = [reached for reached, _ in judged.values()]
+    names = list(arms)
+    judged = [_beats_one(place, arm) for arm in names]
+    verdicts = [reached for reached, _ in judged]
     reached = False if False in verdicts else None if None in verdicts else True
-    return reached, " ".join(evidence for _, evidence in judged.values())
+    sentences = [evidence for _, evidence in judged]
+    measured = [place.against[arm] for arm in names if arm in place.against]
+    if measured:
+        sentences.insert(0, _design(measured))
+    return reached, " ".join(sentences)
 
 
 def _beats_one(place: _Place, arm: str) -> _Finding:
     comparison = place.against.get(arm)
     if comparison is None:
-        return None, f"The arm {arm} is missing."
+        return None, place.missing(arm)
     text = _against(comparison)
+    if comparison.better == "second":
+        return False, f"{text} {arm} is better."
     if comparison.n_seeds < 2:
         return None, f"{text} One seed says nothing about another."
     if comparison.better == "first":
         return True, text
-    if comparison.better == "second":
-        return False, f"{text} {arm} is better."
     text += f" {_not_told_apart(comparison)}"
-    if comparison.mde is None or comparison.mde > place.margin.of(comparison):
+    if comparison.mde is None or comparison.mde > place.margin_of(comparison):
         return None, f"{text}, {_blind(comparison)}"
     return False, f"{text}."
 
@@ -248,17 +262,26 @@ def _is_faster(place: _Place) -> _Finding:
     return ratio.high < 0, f"{text} {unmeasured}"
 
 
+def _design(comparisons: Sequence[Comparison]) -> str:
+    """`By strict accuracy, with 5 seeds and 400 items, p corrected for all arms.`"""
+    parts = [_range([comparison.n_seeds for comparison in comparisons], "seed")]
+    items = [comparison.n_items for comparison in comparisons if comparison.n_items]
+    if items:
+        parts.append(_range(items, "item"))
+    return f"By {comparisons[0].measure.replace('_', ' ')}, with {' and '.join(parts)}, p corrected for all arms."
+
+
 def _against(comparison: Comparison) -> str:
-    """`Against lora +3.1 points [1.2, 5.0] (answer accuracy, 5 seeds, 400 items, p = 0.01 corrected).`"""
-    parts = [comparison.measure.replace("_", " "), _seeds(comparison.n_seeds)]
-    if comparison.n_items:
-        parts.append(f"{comparison.n_items} items")
+    """`Against lora +3.1 points [1.2, 5.0], p = 0.01.`"""
+    text = f"Against {comparison.second} {comparison}"
     if comparison.p_holm is not None:
-        parts.append(f"p = {comparison.p_holm:.2g} corrected")
-    text = f"Against {comparison.second} {comparison} ({', '.join(parts)})."
-    if comparison.diverged:
-        text += f" Without {comparison.diverged} diverged."
-    return text
+        text += f", p = {comparison.p_holm:.2g}"
+    left_out = [
+        f"{count} {why}"
+        for count, why in ((comparison.diverged, "diverged"), (comparison.unpaired, "in one arm alone"))
+        if count
+    ]
+    return text + (f" (seeds left out: {', '.join(left_out)})." if left_out else ".")
 
 
 def _not_told_apart(comparison: Comparison) -> str:
@@ -272,23 +295,29 @@ def _not_told_apart(comparison: Comparison) -> str:
 
 def _blind(comparison: Comparison) -> str:
     if comparison.mde is None:
-        return "and what the design could have seen is unknown."
-    design = f"with {_seeds(comparison.n_seeds)}"
+        return "and what the design could have seen is not known."
+    design = f"with {_range([comparison.n_seeds], 'seed')}"
     if comparison.n_items:
-        design += f" and {comparison.n_items} items"
+        design += f" and {_range([comparison.n_items], 'item')}"
     return f"and {design} a difference below {amount(comparison.mde, comparison.measure)} could not have been seen."
 
 
-def _sentence(base: str, task: str, rungs: Sequence[Rung], missed: int) -> str:
+def _sentence(results: GridResults, base: str, task: str, rungs: Sequence[Rung], missed: int) -> str:
+    place = f"{base}, {task}"
     if missed > len(rungs):
-        return f"{base}, {task}: all {len(rungs)} rungs are reached."
-    reached = f"rung {missed - 1} of {len(rungs)} ({NAMES[missed - 1]})" if missed > 1 else f"no rung of {len(rungs)}"
-    rung = rungs[missed - 1]
-    why = "not reached" if rung.reached is False else "not known"
-    text = f"{base}, {task}: {reached} is reached; rung {missed} ({rung.name}) is {why}."
-    above = [str(other.number) for other in rungs[missed:] if other.reached]
-    if above:
-        text += f" Rung {' and '.join(above)} would be reached, and does not count above a missed one."
+        text = f"{place}: all {len(rungs)} rungs are reached."
+    else:
+        rung = rungs[missed - 1]
+        below = f"rung {missed - 1} of {len(rungs)} ({NAMES[missed - 1]})" if missed > 1 else "no rung"
+        why = "not reached" if rung.reached is False else "not known"
+        text = f"{place}: {below} is reached; rung {missed} ({rung.name}) is {why}."
+    text += "".join(
+        f" Rung {above.number} ({above.name}) is met by itself, and does not count above a missed one."
+        for above in rungs[missed:]
+        if above.reached
+    )
+    if results.planned > len(results.cells):
+        text += f" {len(results.cells)} of {results.planned} cells are finished: this may change."
     return text
 
 
@@ -301,5 +330,7 @@ def _seconds_per_step(cell: CellResult) -> float | None:
     return cell.accounting.seconds / steps if steps > 0 and cell.accounting.seconds > 0 else None
 
 
-def _seeds(n: int) -> str:
-    return "1 seed" if n == 1 else f"{n} seeds"
+def _range(counts: Sequence[int], noun: str) -> str:
+    """`5 seeds`, or `4 to 5 seeds`."""
+    low, high = min(counts), max(counts)
+    return f"{high} {noun}{'' if high == 1 else 's'}" if low == high else f"{low} to {high} {noun}s"

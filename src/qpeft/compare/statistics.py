@@ -142,7 +142,8 @@ def summarise(cells: Sequence[CellResult], measure: str) -> SeedSummary:
 def compare_arms(results: GridResults, base: str, task: str, first: str, second: str, measure: str) -> Comparison:
     """The difference of two arms at one place, paired over their common seeds and over test items where there are any.
 
-    A frozen base has one cell, which stands against every seed of the other arm. `p_holm` is `p`: a family of one.
+    A frozen base is the same for every seed: its one cell stands against each of the other arm.
+    `p_holm` is `p`: a family of one.
 
     Args:
         results: What was measured.
@@ -159,8 +160,8 @@ def compare_arms(results: GridResults, base: str, task: str, first: str, second:
     """
     cells = [_by_seed(results, base, task, arm, measure) for arm in (first, second)]
     for own, other, name in ((0, 1, first), (1, 0, second)):
-        if name in results.arms and results.arms[name].kind == "base" and len(cells[own]) == 1:
-            cells[own] = dict.fromkeys(cells[other], *cells[own].values())
+        if name in results.arms and results.arms[name].kind == "base" and cells[own]:
+            cells[own] = dict.fromkeys(cells[other], next(iter(cells[own].values())))
     seeds = sorted(cells[0].keys() & cells[1].keys())
     if not seeds:
         raise InputError(
@@ -212,6 +213,8 @@ def all_comparisons(results: GridResults, base: str, task: str) -> list[Comparis
         own = _by_seed(results, base, task, adapter, measure)
         family = []
         for arm in results.arms_at(base, task):
+            if arm.kind == "evaluation" and measure == "train_loss":
+                continue  # the adapter's own training
             other = _by_seed(results, base, task, arm.name, measure)
             if arm.name != adapter and (own.keys() & other.keys() or (own and other and arm.kind == "base")):
                 family.append(compare_arms(results, base, task, adapter, arm.name, measure))
@@ -258,7 +261,7 @@ def _difference(
     pairs: Sequence[tuple[CellResult, CellResult]], values: np.ndarray, measure: str
 ) -> tuple[int, Difference]:
     """Number of items and the difference; over seeds alone where the cells hold no items of the measure."""
-    name = measure.removesuffix("_accuracy")
+    name = "answer" if measure == "accuracy" else measure.removesuffix("_accuracy")
     cells = [cell for pair in pairs for cell in pair]
     if not all(cell.items.get(name) for cell in cells):
         return 0, over_seeds(values[:, 0] - values[:, 1])
