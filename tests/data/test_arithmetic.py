@@ -132,3 +132,11 @@ def test_example_keeps_the_problem():
         problem.solution,
         str(problem.answer),
     )
+
+
+def test_short_solutions_can_be_left_out():
+    problems = generate(300, 0, "train", max_steps=3, largest=40, min_steps=2)
+    assert {len(problem.steps) for problem in problems} == {2, 3}
+    assert capacity("test", 3, 40, min_steps=2) == capacity("test", 3, 40) - capacity("test", 1, 40)
+    with pytest.raises(InputError, match=r"min_steps must be between 1 and max_steps = 2 \(got 3\)"):
+        generate(1, 0, max_steps=2, min_steps=3)

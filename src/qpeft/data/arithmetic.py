@@ -55,7 +55,7 @@ class Problem:
 
 
 def generate(
-    n: int, seed: int, split: Split = "train", max_steps: int = 3, largest: int = LARGEST_RESULT
+    n: int, seed: int, split: Split = "train", max_steps: int = 3, largest: int = LARGEST_RESULT, min_steps: int = 1
 ) -> list[Problem]:
     """Makes `n` different problems of one split.
 
@@ -68,6 +68,7 @@ def generate(
         split: `"train"`, `"validation"` or `"test"`; only the last holds the stories kept for testing.
         max_steps: Largest number of steps a solution may have, 1 to 3.
         largest: Largest number that may occur in a problem, in its story or its solution.
+        min_steps: Smallest number of steps of a solution.
 
     Raises:
         InputError: If `n` is negative or more than the split holds, or another argument is out of range.
@@ -78,14 +79,16 @@ def generate(
         raise InputError(f"split must be one of {', '.join(get_args(Split))} (got {split!r}).")
     if not 1 <= max_steps <= 3:
         raise InputError(f"max_steps must be between 1 and 3 (got {max_steps}).")
-    available = capacity(split, max_steps, largest)
+    if not 1 <= min_steps <= max_steps:
+        raise InputError(f"min_steps must be between 1 and max_steps = {max_steps} (got {min_steps}).")
+    available = capacity(split, max_steps, largest, min_steps)
     if n > available:
         raise InputError(
-            f"the {split} split holds {available} different problems of up to {max_steps} steps with numbers up to "
-            f"{largest} (asked for {n}): ask for fewer or allow larger numbers."
+            f"the {split} split holds {available} different problems of {min_steps} to {max_steps} steps with numbers "
+            f"up to {largest} (asked for {n}): ask for fewer or allow larger numbers."
         )
     draw = random.Random(f"{seed}/{split}")
-    templates = [template for template in _templates(max_steps) if _pairs(template, split, largest)]
+    templates = [template for template in _templates(min_steps, max_steps) if _pairs(template, split, largest)]
     unused: dict[str, list[tuple[int, ...]]] = {}
     problems: list[Problem] = []
     while len(problems) < n:
@@ -102,19 +105,19 @@ def generate(
 
 
 def generate_examples(
-    n: int, seed: int, split: Split = "train", max_steps: int = 3, largest: int = LARGEST_RESULT
+    n: int, seed: int, split: Split = "train", max_steps: int = 3, largest: int = LARGEST_RESULT, min_steps: int = 1
 ) -> list[Example]:
     """As `generate`, each problem turned into a conversation."""
-    return [problem.to_example() for problem in generate(n, seed, split, max_steps, largest)]
+    return [problem.to_example() for problem in generate(n, seed, split, max_steps, largest, min_steps)]
 
 
-def capacity(split: Split, max_steps: int = 3, largest: int = LARGEST_RESULT) -> int:
+def capacity(split: Split, max_steps: int = 3, largest: int = LARGEST_RESULT, min_steps: int = 1) -> int:
     """How many different problems a split holds."""
-    return sum(len(_pairs(template, split, largest)) for template in _templates(max_steps))
+    return sum(len(_pairs(template, split, largest)) for template in _templates(min_steps, max_steps))
 
 
-def _templates(max_steps: int) -> list[Template]:
-    return [template for template in TEMPLATES if len(template.steps) <= max_steps]
+def _templates(min_steps: int, max_steps: int) -> list[Template]:
+    return [template for template in TEMPLATES if min_steps <= len(template.steps) <= max_steps]
 
 
 @functools.cache

@@ -106,7 +106,7 @@ def _classified(examples: list[Example], tokenizer: PreTrainedTokenizerBase, max
 
 
 def _problems(data: DataSection, n: int, seed: int, split: Split) -> list[Example]:
-    return generate_examples(n, seed, split, data.max_steps, data.largest)
+    return generate_examples(n, seed, split, data.max_steps, data.largest, data.min_steps)
 
 
 def _read(data: DataSection, source: str, split: str) -> list[Example]:

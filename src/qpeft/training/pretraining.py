@@ -290,8 +290,8 @@ def _accuracies(model: Any, tokenizer: Any, largest: int) -> dict[str, float]:
     """Strict accuracy by the number of steps, on problems of the validation split."""
     accuracies = {}
     for steps in (1, 2, 3):
-        problems = generate(capacity("validation", steps, largest), 0, "validation", steps, largest)
-        chosen = [problem.to_example() for problem in problems if len(problem.steps) == steps][:TRIED]
+        n = min(TRIED, capacity("validation", steps, largest, min_steps=steps))
+        chosen = [problem.to_example() for problem in generate(n, 0, "validation", steps, largest, min_steps=steps)]
         if chosen:
             result = run_task("arithmetic", model, tokenizer, chosen, Settings(batch_size=50))
             accuracies[str(steps)] = result.metrics["strict_accuracy"].value

@@ -122,6 +122,7 @@ class DataSection(_Section):
     answer_field: str | None = Field(None, description="name of the answer field, for layout pair")
     keep_calculator_marks: bool = Field(False, description="keep the <<48/2=24>> of GSM8K in the solutions")
     max_steps: int = Field(3, ge=1, le=3, description="arithmetic: the longest solution, in steps")
+    min_steps: int = Field(1, ge=1, le=3, description="arithmetic: the shortest solution, in steps")
     largest: int = Field(200, ge=5, description="arithmetic: the largest number in a problem or its solution")
     train_samples: int | None = Field(None, ge=1, description="use at most so many; arithmetic makes so many")
     validation_samples: int | None = Field(None, ge=1, description="use at most so many; arithmetic makes so many")
