@@ -154,9 +154,8 @@ def plot_differences(groups: Sequence[tuple[str, Sequence[tuple[ArmInfo, Compari
     groups = [(name, rows) for name, rows in groups if rows]
     if not groups:
         return None
-    plt, figure, panels = _stacked([0.9 + 0.24 * len(rows) for _, rows in groups], share=False)
+    plt, figure, panels = _stacked([0.9 + 0.24 * len(rows) for _, rows in groups], share=False, grid="x")
     for axes, (name, rows) in zip(panels, groups, strict=True):
-        tidy(axes, grid="x")
         axes.axvline(0, color="black", linewidth=0.9)
         for row, (_, each) in enumerate(rows):
             scale = 100 if is_share(each.measure) else 1
@@ -169,7 +168,8 @@ def plot_differences(groups: Sequence[tuple[str, Sequence[tuple[ArmInfo, Compari
         axes.set_yticks(range(len(rows)), [plain(arm.label) for arm, _ in rows], fontsize=8.5)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         lower = rows[0][1].measure in LOWER_IS_BETTER
-        axes.set_xlabel(f"{name}: adapter minus other arm ({'left' if lower else 'right'}: the adapter is better)")
+        side = "left" if lower else "right"
+        axes.set_title(f"{name}: adapter minus other arm ({side}: the adapter is better)", fontsize=9.5, loc="left")
     texts = {BLUE: "adapter better", ORANGE: "adapter worse", GREY: "not told apart (Holm, 5 %)"}
     handles = [plt.Line2D([], [], color=colour, marker="o", linewidth=1.8) for colour in texts]
     figure.legend(handles, list(texts.values()), loc="outside upper left", ncols=3, frameon=False, fontsize=8.5)
@@ -210,7 +210,7 @@ def _panels(arms: Sequence[ArmInfo], share_y: bool = True) -> tuple[Any, Any, li
     return plt, figure, list(zip(panels, groups, strict=True))
 
 
-def _stacked(heights: Sequence[float], share: bool) -> tuple[Any, Any, list[Any]]:
+def _stacked(heights: Sequence[float], share: bool, grid: str = "y") -> tuple[Any, Any, list[Any]]:
     """Panels one above the other, with one y axis if asked."""
     import matplotlib
 
@@ -222,7 +222,7 @@ def _stacked(heights: Sequence[float], share: bool) -> tuple[Any, Any, list[Any]
         sharey=share, height_ratios=heights,
     )  # fmt: skip
     for axes in panels[:, 0]:
-        tidy(axes)
+        tidy(axes, grid)
     return plt, figure, list(panels[:, 0])
 
 
