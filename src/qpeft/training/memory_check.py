@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 import torch
 
 from qpeft.errors import InputError
-from qpeft.training import ranks
-from qpeft.training.footprint import Sizes, sizes_of
+from qpeft.training import labelled_loss, ranks
+from qpeft.training.footprint import Sizes, model_config, sizes_of
 from qpeft.training.memory import available_bytes
 from qpeft.training.recipe import Recipe
 
@@ -47,14 +47,18 @@ def check_memory(recipe: Recipe, train: Any, place: str, say: Callable[[str], No
     if ranks.asks_for_shards():  # no process holds all of it
         return
     longest = pc.max(pc.list_value_length(train.data.column("input_ids"))).as_py()
+    batch = min(recipe.training.per_device_train_batch_size, len(train))
+    have = available_bytes(device)
     try:
-        sizes, batch = sizes_of(recipe, longest), min(recipe.training.per_device_train_batch_size, len(train))
+        config = model_config(recipe.model.name)
+        if _ceiling(config, batch * longest) * _sharers(device) <= have:
+            return
+        sizes = sizes_of(recipe, longest, config)
     except InputError:  # loading the model tells it better
         return
     except Exception as error:  # a trace runs foreign code on tensors without numbers, which some of it cannot do
         logger.info("the memory of %s cannot be estimated (%s)", recipe.model.name, error)
         return
-    have = available_bytes(device)
     need = _need(sizes, batch, device, loaded)
     if need <= have:
         return
@@ -64,6 +68,18 @@ def check_memory(recipe: Recipe, train: Any, place: str, say: Callable[[str], No
         return
     way = _way_out(recipe, sizes, batch, have, device, loaded)
     raise InputError(f"{told}; {way} (training.memory_check=false starts it all the same)")
+
+
+def _ceiling(config: Any, tokens: int) -> float:
+    """Bytes that a step stays below, by a wide margin, without the seconds that a trace takes; else infinity."""
+    text = config.get_text_config()
+    width, inner = text.hidden_size, getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    if any("expert" in key for key in text.to_dict()):
+        return float("inf")
+    # all in float32, twice; a layer keeps its inputs, queries, keys, values, scores of attention and gates
+    weights = text.num_hidden_layers * (4 * width**2 + 3 * width * inner) + 2 * text.vocab_size * width
+    activations = tokens * text.num_hidden_layers * (16 * width + 8 * inner)
+    return 8.0 * (weights + activations + min(tokens * text.vocab_size, 2 * labelled_loss.LOGITS + text.vocab_size))
 
 
 def _need(sizes: Sizes, batch: int, device: str, loaded: bool) -> float:
