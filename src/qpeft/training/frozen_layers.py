@@ -157,7 +157,12 @@ def frozen_layers(model: nn.Module) -> FrozenLayers:
     device = next(inner.parameters()).device
     rows = [torch.randint(0, vocabulary, (length,), generator=draw).to(device) for length in _TRIED]
     with _as_it_was(model), torch.no_grad():
-        return _tried(inner, layers, count, rows)
+        try:
+            return _tried(inner, layers, count, rows)
+        except NotConstantError:
+            raise
+        except Exception as error:  # the code of any family: whatever it makes of parts of itself, the whole runs
+            raise NotConstantError(f"the model cannot be run in parts: {type(error).__name__}: {error}") from error
 
 
 def _backbone(whole: Any) -> tuple[Any, nn.ModuleList]:
