@@ -141,6 +141,7 @@ def evaluate_run(recipe: Recipe) -> dict[str, Any]:
 
     A run that was measured so before is not measured again.
     """
+    from qpeft.training.model_card import write_run_card
     from qpeft.training.run_folder import RunFolder, write_json, write_text
 
     folder = RunFolder(recipe.output)
@@ -151,5 +152,7 @@ def evaluate_run(recipe: Recipe) -> dict[str, Any]:
     result = measure(recipe.output, [f"evaluation={json.dumps(settings)}"])
     records = result.pop("records")
     write_text(folder.answers, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in records))
-    write_json(folder.result, {**stored, "evaluation": result, "evaluated_with": settings})
+    numbers = {**stored, "evaluation": result, "evaluated_with": settings}
+    write_run_card(folder, numbers)
+    write_json(folder.result, numbers)
     return result

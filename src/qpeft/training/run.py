@@ -26,6 +26,7 @@ from qpeft.training.execution import executing
 from qpeft.training.explaining import explained
 from qpeft.training.memory import peak_memory_bytes, told_if_out_of_memory
 from qpeft.training.memory_check import check_memory
+from qpeft.training.model_card import write_run_card
 from qpeft.training.parameters import parameter_table
 from qpeft.training.recipe import Recipe, load_recipe
 from qpeft.training.rescue import Rescue
@@ -258,7 +259,9 @@ def _run(
         save_adapter(ready.model, ready.tokenizer, folder, state)
         folder.remove_activations()
         result = _result(folder, ready, trainer.state.global_step, seconds)
-        write_json(folder.result, {"training": asdict(result), **executed})
+        numbers = {"training": asdict(result), **executed}
+        write_run_card(folder, numbers)
+        write_json(folder.result, numbers)  # last: it says that the run is finished
         return result
 
     return ranks.from_first(finish)

@@ -15,17 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
-from qpeft.adapters import QTHAConfig
 from qpeft.training.run_folder import RunFolder
-
-#: replaces the empty title of peft's card: no loader of peft knows the method before this package is imported
-_CARD = """# {name}
-
-```python
-import qpeft
-
-model = qpeft.load("path/to/this/folder")
-```"""
 
 
 def trained_state(model: PeftModel) -> dict[str, torch.Tensor] | None:
@@ -63,16 +53,11 @@ def save_adapter(
     folder: RunFolder,
     state: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write the adapter and the tokenizer; `state` is :func:`trained_state` of the model."""
+    """Write the adapter and the tokenizer, without a card; `state` is :func:`trained_state` of the model."""
     fresh = folder.path / ".adapter"
     shutil.rmtree(fresh, ignore_errors=True)
     model.save_pretrained(str(fresh), state_dict=state)
-    if isinstance(model.active_peft_config, QTHAConfig):
-        card = fresh / "README.md"
-        text = card.read_text(encoding="utf-8").replace(
-            "# Model Card for Model ID", _CARD.format(name=folder.path.name)
-        )
-        card.write_text(text, encoding="utf-8")
+    (fresh / "README.md").unlink(missing_ok=True)  # peft's empty form; the run's own card needs numbers that are not there yet
     tokenizer.save_pretrained(fresh)
     shutil.rmtree(folder.adapter, ignore_errors=True)
     fresh.rename(folder.adapter)

@@ -9,9 +9,9 @@ from typing import Any
 from peft import PeftModel
 from transformers import TrainerState
 
-from qpeft.adapters import QTHAConfig
+from qpeft.training.model_card import card, is_secret, loading, nature, table, yaml_text
 from qpeft.training.parameters import parameter_table
-from qpeft.training.run_folder import versions
+from qpeft.training.run_folder import versions, write_text
 from qpeft.training.trl_arguments import TrlArguments
 
 _TITLES = {"sft": "supervised fine-tuning", "dpo": "direct preference optimisation", "grpo": "GRPO"}
