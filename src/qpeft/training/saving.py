@@ -57,7 +57,8 @@ def save_adapter(
     fresh = folder.path / ".adapter"
     shutil.rmtree(fresh, ignore_errors=True)
     model.save_pretrained(str(fresh), state_dict=state)
-    (fresh / "README.md").unlink(missing_ok=True)  # peft's empty form; the run's own card needs numbers that are not there yet
+    # peft's empty form; the card of the run needs numbers that are not there yet
+    (fresh / "README.md").unlink(missing_ok=True)
     tokenizer.save_pretrained(fresh)
     shutil.rmtree(folder.adapter, ignore_errors=True)
     fresh.rename(folder.adapter)
