@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import NormalIndPower, TTestPower
 from statsmodels.stats.proportion import proportion_effectsize
 
@@ -179,6 +180,8 @@ def test_holm():
     """Times 3, times 2, times 1, and never smaller than one before."""
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([]) == []
+    p_values = np.random.default_rng(0).random(30) ** 4
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
 
 
 class TestSummarise:
@@ -312,8 +315,8 @@ class TestAllComparisons:
         assert all_comparisons(results, "base", "task") == []
 
 
-@pytest.mark.parametrize("module", ["scipy.stats", "statsmodels.stats.multitest"])
+@pytest.mark.parametrize("module", ["scipy.stats", "statsmodels.stats.power"])
 def test_missing_packages_are_named(monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingDependencyError, match=r"pip install qpeft\[compare\]"):
-        holm([0.01, 0.5]) if "statsmodels" in module else over_seeds(np.array([1.0, 2.0]))
+        minimum_detectable_effect(0.1, 12.3) if "statsmodels" in module else over_seeds(np.array([1.0, 2.0]))

@@ -110,9 +110,13 @@ def over_seeds_and_items(
     if seed_error == 0 and not np.any(items):  # the arms did the same on every item, or all items count alike
         return Difference(centre, 0.0, 0.0, 1.0) if centre == 0 else Difference(centre)
 
+    def ratio(total: np.ndarray, weight: np.ndarray | None = None, axis: int = -1) -> np.ndarray:
+        return total.mean(axis=axis) if weight is None else total.sum(axis=axis) / weight.sum(axis=axis)
+
+    totals = centre * weights + items
     bootstrap = _need("scipy.stats").bootstrap(
-        (centre * weights + items, weights),
-        lambda total, weight, axis: total.sum(axis=axis) / weight.sum(axis=axis),
+        (totals,) if tokens is None else (totals, weights),
+        ratio,
         paired=True,
         vectorized=True,
         n_resamples=resamples,
@@ -176,10 +180,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """
-    if not p_values:
-        return []
-    corrected = _need("statsmodels.stats.multitest").multipletests(list(p_values), alpha=ALPHA, method="holm")[1]
-    return [float(p) for p in corrected]
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    # statsmodels' multipletests gives the same, after collecting the garbage of the whole process
+    corrected = np.empty_like(p)
+    corrected[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1.0)
+    return [float(each) for each in corrected]
 
 
 @functools.lru_cache(maxsize=256)
