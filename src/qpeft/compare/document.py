@@ -11,15 +11,21 @@ from typing import Any
 
 from qpeft.compare.page import embed_picture, render_page
 
-_STYLE = """h3 { font-size: 1.05rem; margin: 1.8rem 0 .4rem; } h1, h2, h3, p, li { overflow-wrap: anywhere; }
+_STYLE = """body { max-width: 70rem; } th, td { padding: .35rem .6rem; } table { font-size: .94rem; }
+h3 { font-size: 1.05rem; margin: 1.8rem 0 .4rem; } h1, h2, h3, p, li { overflow-wrap: anywhere; }
 .verdict { border-left: 4px solid #3b4cc0; background: #3b4cc01c; padding: .6rem 1rem; border-radius: 0 6px 6px 0;
   font-size: 1.08rem; font-weight: 600; }
 .warning { border-left: 4px solid #d95f02; background: #d95f021c; padding: .4rem 1rem; border-radius: 0 6px 6px 0; }
 .note { color: inherit; opacity: .72; } figcaption { color: inherit; opacity: .72; }
 td { vertical-align: top; } td:first-child { min-width: 11rem; }
 .prose table { white-space: normal; } .prose td, .prose th { text-align: left; }
-.prose td:first-child { min-width: 6rem; } .prose { font-size: .94rem; }
+.prose td:first-child { min-width: 6rem; }
 figure.wide img { min-width: 44rem; }
+@media (max-width: 40rem) {
+  table { font-size: .82rem; } th, td { padding: .3rem .4rem; } td:first-child { min-width: 7rem; }
+  .prose thead { display: none; } .prose tr { display: block; border-bottom: 1px solid var(--line); padding: .4rem 0; }
+  .prose td { display: block; border: 0; padding: .1rem 0; } .prose td:first-child { font-weight: 600; }
+}
 details { margin: 1rem 0; } summary { cursor: pointer; font-weight: 600; } pre { font-size: .88rem; }
 """
 
@@ -146,6 +152,6 @@ def _markdown(block: Block, folder: Path) -> str:
 
 def _md(text: str) -> str:
     """Text that markdown shows as it is: on one line, its signs not taken for markup, links or HTML."""
-    text = re.sub(r"([\\`*<|~])", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"([\\`*|~]|<(?! ))", r"\\\1", " ".join(text.split()))
     text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
     return re.sub(r"&(?=#?\w+;)", "&amp;", text).replace("](", r"]\(")

@@ -34,8 +34,8 @@ def headline(place: PlaceNumbers) -> Table:
         each = against.get(arm.info.name)
         gap = NOTHING if each is None else f"{each} ({_VERDICTS[each.better]})"
         rows.append(
-            (arm.info.label, _count(arm, "trainable"), _percent(arm.share), *_losses(arm),
-             _summary(arm.measures.get(place.metric), place.metric), gap)
+            (arm.info.label, _count(arm, "trainable"), _percent(arm.share), number(arm.mean("train_loss")),
+             number(arm.mean("eval_loss")), _summary(arm.measures.get(place.metric), place.metric), gap)
         )  # fmt: skip
     heads = ("", "trained numbers", _share_head(place), "train loss", "eval loss", _metric_head(place.metric),
              "adapter minus this arm")  # fmt: skip
