@@ -28,6 +28,7 @@ from qpeft.training import RunFolder, labelled_loss, make_recipe, ranks, train
 from qpeft.training.activation_store import ActivationStore
 from qpeft.training.activations import cached_activations
 from qpeft.training.amounts import bytes_of
+from qpeft.training.bases import BaseModels
 from qpeft.training.run_folder import read_metrics
 from tiny_base import recipe_values, save_llama
 
@@ -405,8 +406,11 @@ def test_a_run_by_recipe_with_it_equals_one_without_and_repeats_exactly(deeper, 
     words = []
     without = train(make_recipe(values(deeper, tmp_path / "without", training__tensorboard=False),
                                 ["training.cache_activations=null"]))  # fmt: skip
+    bases = BaseModels(keep=True)
     for name, shared in (("own", None), ("shared", tmp_path / "cache"), ("again", tmp_path / "cache")):
-        result = train(make_recipe(values(deeper, tmp_path / name)), say=words.append, activations=shared)
+        recipe = make_recipe(values(deeper, tmp_path / name))
+        result = train(recipe, say=words.append, bases=bases, activations=shared)
+        bases.release()
         assert result.train_loss == pytest.approx(without.train_loss, rel=1e-4)
         assert result.eval_loss == pytest.approx(without.eval_loss, rel=1e-4)
         assert not (tmp_path / name / "activations").exists()
