@@ -157,6 +157,7 @@ class TrainingSection(_Section):
     save_steps: int = Field(50, ge=1)
     save_total_limit: int = Field(2, ge=1)
     tensorboard: bool = True
+    report_to: list[str] = Field(default_factory=list, description="trackers as well: wandb, trackio, mlflow, ...")
     memory_check: bool = Field(True, description="refuse, before the base is loaded, a run that would not fit")
     diagnostics_steps: int | None = Field(
         None, ge=1, description="measure the adapters every so many steps; null: never"

@@ -332,6 +332,7 @@ def _deciding(recipe: Recipe) -> dict[str, Any]:
     values = recipe.model_dump()
     training, section = values["training"], recipe.training
     del training["memory_check"], training["gradient_checkpointing"], training["gradient_accumulation_steps"]
+    del training["tensorboard"], training["report_to"]
     training["cache_activations"] = training["cache_activations"] is not None  # its bound changes no number
     training["per_device_train_batch_size"] = (
         section.per_device_train_batch_size * section.gradient_accumulation_steps  # as many examples a step

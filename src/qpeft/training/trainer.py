@@ -22,6 +22,7 @@ from qpeft.training.diagnostics import DiagnosticsCallback
 from qpeft.training.recipe import Recipe
 from qpeft.training.run_folder import RunFolder
 from qpeft.training.sharded import ShardedTraining
+from qpeft.training.trackers import CloseTrackers, check_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +98,10 @@ def training_arguments(recipe: Recipe, folder: RunFolder, device: str, has_valid
 
     Raises:
         InputError: transformers or TRL refuse a value.
+        MissingDependencyError: A tracker's package is missing.
     """
     section = recipe.training
+    check_trackers(section.report_to, "training.report_to")
     values: dict[str, Any] = {
         key: getattr(section, key)
         for key in (
@@ -117,7 +120,8 @@ def training_arguments(recipe: Recipe, folder: RunFolder, device: str, has_valid
         "logging_first_step": True,
         "logging_nan_inf_filter": False,
         "include_num_input_tokens_seen": "non_padding",
-        "report_to": [],  # TensorBoard is added with its own folder
+        "report_to": list(section.report_to),  # TensorBoard is added with its own folder
+        "run_name": folder.path.name,
         "disable_tqdm": True,
         "use_cpu": device == "cpu",
         "bf16": False,
@@ -153,6 +157,8 @@ def build_trainer(
         own.append(DiagnosticsCallback(recipe.training.diagnostics_steps, folder.metrics))
     if recipe.training.tensorboard and ranks.is_first():
         own += _tensorboard(folder, first_step)
+    if recipe.training.report_to:
+        own.append(CloseTrackers())
     common: dict[str, Any] = {
         "model": model,
         "args": arguments,

@@ -21,7 +21,6 @@ from typing import Any
 
 from peft import PeftModel, get_peft_model
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOTrainer, GRPOTrainer, ModelConfig, SFTTrainer, get_quantization_config
 from trl.trainer.utils import create_model_from_path
@@ -29,9 +28,9 @@ from trl.trainer.utils import create_model_from_path
 from qpeft.errors import InputError, Interrupted, MissingDependencyError, TrainingError
 from qpeft.models import ResolvedModel, load_model, load_tokenizer, resolve_model
 from qpeft.training.callbacks import FiniteNumbers, StopOnSignal
-from qpeft.training.keys import nearest
 from qpeft.training.run import Say, parameter_table
 from qpeft.training.start import load_trained, scale_lora_start
+from qpeft.training.trackers import check_trackers
 from qpeft.training.trl_arguments import TrlArguments, sentence
 from qpeft.training.trl_card import last_metrics, write_card
 from qpeft.training.trl_data import load_sets
@@ -105,7 +104,8 @@ def run_trl(
     """
     settings = arguments.training
     start = _checkpoint(arguments)
-    _check_trackers(settings.report_to)
+    report_to = [settings.report_to] if isinstance(settings.report_to, str) else list(settings.report_to or [])
+    check_trackers([name for name in report_to if name not in ("none", "all")])
     options: dict[str, Any] = {}
     if arguments.kind == "grpo":
         options["reward_funcs"] = _rewards(arguments, rewards, say)
@@ -174,19 +174,6 @@ def _checkpoint(arguments: TrlArguments) -> str | None:
     if not (Path(wanted) / "trainer_state.json").is_file():
         raise InputError(f"resume_from_checkpoint names {wanted}, which is no checkpoint: give its folder, or last")
     return str(wanted)
-
-
-def _check_trackers(report_to: Any) -> None:
-    """Refuse a tracker that does not exist or is not installed, before anything is loaded."""
-    names = [report_to] if isinstance(report_to, str) else list(report_to or [])
-    for name in names:
-        if name in ("none", "all"):
-            continue
-        if name not in INTEGRATION_TO_CALLBACK:
-            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
-            raise InputError(f"report_to cannot be {name}{nearest(name, INTEGRATION_TO_CALLBACK)}; there are: {known}")
-        if name not in get_available_reporting_integrations():
-            raise MissingDependencyError(f"report_to {name} needs its package: pip install {name}")
 
 
 def _rewards(arguments: TrlArguments, rewards: Sequence[Callable[..., Any]], say: Say) -> list[Any]:
