@@ -159,7 +159,7 @@ def _actor(ray: Any, work: Work, n_workers: int) -> Callable[[], Any]:
     """A function that starts one worker with its share of the processors."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     # Ray sets OMP_NUM_THREADS to the number of processors, unless the user has set it.
-    options = {"num_cpus": processors_each([int(node.get("CPU", 0)) for node in nodes], n_workers)}
+    options: dict[str, float] = {"num_cpus": processors_each([int(node.get("CPU", 0)) for node in nodes], n_workers)}
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if gpus:
         options["num_gpus"] = 1 / -(-n_workers // gpus)
