@@ -151,6 +151,15 @@ def test_every_arm_of_a_rung_counts(arm, rung):
     assert f"All seeds of {arm} diverged." in lost.rungs[rung - 1].evidence
 
 
+def test_every_surrogate_counts(monkeypatch):
+    monkeypatch.setitem(KINDS, "surrogate", "control")
+    monkeypatch.setitem(KINDS, "classical-dense", "control")
+    found = verdict(grid(GOOD | {"surrogate": 0.6, "classical-dense": 0.9}))
+    assert found.rung == 4
+    assert found.rungs[4].evidence.endswith("classical-dense is better.")
+    assert "Against surrogate +" in found.rungs[4].evidence
+
+
 def test_an_adapter_without_a_circuit_loses_nothing_with_it():
     results = grid()
     arms = {name: replace(arm, circuit=False) for name, arm in results.arms.items()}

@@ -11,7 +11,7 @@ their share, Var(a)/S + Var(e)/(S N), enters each resample as a draw of Student'
 items are shrunk to their own share, Var(b)/N. One seed leaves the bootstrap over items alone, and a measure without
 items leaves Student's t alone. For losses, d_si is summed over an item's tokens, and D is their sum by the tokens.
 
-D. Bowles et al., "Better than classical? The subtle art of benchmarking quantum machine learning models", 2403.07059;
+J. Bowles et al., "Better than classical? The subtle art of benchmarking quantum machine learning models", 2403.07059;
 A. B. Owen, "The pigeonhole bootstrap", 2007; S. Holm, "A simple sequentially rejective multiple test procedure", 1979.
 """
 
@@ -160,7 +160,7 @@ def detectable_accuracy(n_items: int, accuracy: float = 0.5) -> float:
 
     Example:
         >>> round(detectable_accuracy(400), 3)
-        0.099
+        0.098
     """
     if n_items < 1:
         raise InputError(f"a test set has at least one item, not {n_items}: give the number of test items.")

@@ -40,6 +40,7 @@ NAMES = {
     6: "wins in time or energy",
 }
 _LORA, _SAME_COUNT, _SURROGATE = "lora", "lora-same-count", "classical"
+_SURROGATES = ("classical", "surrogate")  # and what begins with these names
 #: a tie, and what a design has to be able to see, unless the plan says otherwise
 _MARGIN_OF_SHARES, _MARGIN_OF_OTHERS = 0.02, 0.05
 _WITHOUT_ENTANGLEMENT = ("no-entanglers", "no-circuit", "frozen-circuit")
@@ -94,8 +95,9 @@ def climb(
         results: What was measured, complete or not.
         base: The base model.
         task: The task; `results.metric[task]` decides (without it the training loss).
-        margin: How much worse than LoRA still is a tie: for an accuracy 0.02 are two points, for anything else two per
-            cent of LoRA's mean. By default `margin` of the plan, or two points and five per cent.
+        margin: How much worse than LoRA still is a tie, in the deciding measure's own unit: 0.02 are two points of
+            accuracy. By default `margin` of the plan, or else two points, and for other measures five per cent of
+            LoRA's mean.
         comparisons: Those of `all_comparisons`, if they are at hand.
 
     Raises:
@@ -132,9 +134,11 @@ class _Place:
 
     def margin_of(self, comparison: Comparison) -> float:
         """In the unit of the comparison."""
+        if self.margin is not None:
+            return self.margin
         if is_share(comparison.measure):
-            return _MARGIN_OF_SHARES if self.margin is None else self.margin
-        return (_MARGIN_OF_OTHERS if self.margin is None else self.margin) * abs(comparison.second_mean)
+            return _MARGIN_OF_SHARES
+        return _MARGIN_OF_OTHERS * abs(self.against.get(_LORA, comparison).second_mean)
 
     def missing(self, arm: str) -> str:
         diverged = self.finals(arm, done=False)
@@ -196,7 +200,7 @@ def _beats_matched(place: _Place) -> _Finding:
     matched = [
         arm.name
         for arm in place.results.arms.values()
-        if arm.kind == "matched" and not arm.name.startswith(_SURROGATE)
+        if arm.kind == "matched" and not arm.name.startswith(_SURROGATES)
     ]
     return _beats(place, dict.fromkeys((_SAME_COUNT, *matched)))
 
@@ -209,8 +213,8 @@ def _needs_entanglement(place: _Place) -> _Finding:
 
 
 def _beats_surrogate(place: _Place) -> _Finding:
-    others = [name for name in place.results.arms if name.startswith(f"{_SURROGATE}-")]
-    return _beats(place, (_SURROGATE, *others))
+    present = [name for name in place.results.arms if name.startswith(_SURROGATES)]
+    return _beats(place, dict.fromkeys((_SURROGATE, *present)))
 
 
 def _beats(place: _Place, arms: Iterable[str]) -> _Finding:
