@@ -28,7 +28,7 @@ from torch import Tensor
 from qpeft.circuits import Circuit
 from qpeft.errors import InputError
 from qpeft.gradients import shift_gradient, spsa_gradient
-from qpeft.qpu.report import RowCount
+from qpeft.qpu.report import ExecutorReport, RowCount
 from qpeft.qpu.tokens import Tokens, chosen_rows, pooled_inputs, real_rows
 
 ExecutorRule = Literal["twin", "shift", "spsa"]
@@ -54,6 +54,17 @@ class ModelledExecutor(Executor, Protocol):
 
     def twin(self, circuit: Circuit, inputs: Tensor, weights: Tensor) -> Tensor:
         """What the last call of :meth:`expectations` was expected to return, differentiable."""
+
+
+@runtime_checkable
+class SharedExecutor(ModelledExecutor, Protocol):
+    """One executor for all processes of a run: they call it together, each with the rows it has, even with none."""
+
+    def total(self, layers: dict[str, RowCount]) -> dict[str, RowCount]:
+        """Rows of all processes, by layer."""
+
+    def report(self) -> ExecutorReport:
+        """What the executor did so far, for all processes."""
 
 
 class Execution(Protocol):
@@ -86,7 +97,8 @@ class OnExecutor:
         rows: How many rows ran where so far.
 
     Raises:
-        InputError: An unknown rule, ``"twin"`` for an executor without a model of itself, or several processes.
+        InputError: An unknown rule, ``"twin"`` for an executor without a model of itself, or several processes that
+            do not share their executor.
     """
 
     executor: Executor
@@ -98,7 +110,7 @@ class OnExecutor:
     rows: RowCount = field(default_factory=RowCount)
 
     def __post_init__(self) -> None:
-        _refuse_processes()
+        self._refuse_processes()
         if self.gradient not in get_args(ExecutorRule):
             raise InputError(
                 f"unknown gradient rule {self.gradient!r} of the executor {self.executor.name!r}; "
@@ -113,10 +125,21 @@ class OnExecutor:
     def __repr__(self) -> str:
         return f"{self.executor.name!r}, tokens={str(self.tokens)!r}, gradient={self.gradient!r}"
 
+    def _refuse_processes(self) -> None:
+        distributed = torch.distributed
+        alone = not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1
+        if alone or isinstance(self.executor, SharedExecutor):
+            return
+        raise InputError(
+            f"circuits on an executor run from one process, which keeps the ledger and the budget "
+            f"(got {distributed.get_world_size()} processes); start one process, or train with qpeft train, which "
+            f"shares one executor."
+        )
+
     @torch.compiler.disable(reason="circuits on an executor are sent while the model runs")
     def __call__(self, circuit: Circuit, inputs: Tensor, weights: Tensor, simulate: Simulate) -> Tensor:
         """``(..., n_inputs) -> (..., n_observables)``."""
-        _refuse_processes()
+        self._refuse_processes()
         if inputs.dtype != torch.float64:
             inputs = inputs.float()
         if inputs.dim() == 1:
@@ -134,15 +157,13 @@ class OnExecutor:
             own, covered = real, int(real.sum())
             some = real.any(1)
             means = pooled_inputs(sequences, real)[some]
-            pooled = self._run(circuit, means, weights) if len(means) else simulate(means)  # (some, n_observables)
+            pooled = self._run_or_skip(circuit, means, weights, simulate)  # (some, n_observables)
             values = pooled.repeat_interleave(real[some].sum(1), 0)  # (covered, n_observables)
             count = RowCount(len(pooled), int((~real).sum()), covered - len(pooled))
         else:
             own = chosen_rows(self.tokens, real, earlier)
             chosen = sequences[own]
-            values = (
-                self._run(circuit, chosen, weights) if len(chosen) else simulate(chosen)
-            )  # (chosen, n_observables)
+            values = self._run_or_skip(circuit, chosen, weights, simulate)  # (chosen, n_observables)
             count = RowCount(len(values), int((~own).sum()))
         out = values.new_empty(*own.shape, circuit.n_observables)
         out[own] = values
@@ -150,6 +171,12 @@ class OnExecutor:
             out[~own] = simulate(sequences[~own]).to(out.dtype)
         self.rows += count
         return out.view(*inputs.shape[:-1], circuit.n_observables)
+
+    def _run_or_skip(self, circuit: Circuit, inputs: Tensor, weights: Tensor, simulate: Simulate) -> Tensor:
+        """No circuits for no rows, unless other processes wait for this one's answer."""
+        if len(inputs) or isinstance(self.executor, SharedExecutor):
+            return self._run(circuit, inputs, weights)
+        return simulate(inputs)
 
     def _run(self, circuit: Circuit, inputs: Tensor, weights: Tensor) -> Tensor:
         """``(rows, n_inputs) -> (rows, n_observables)``, by the gradient rule."""
@@ -215,12 +242,3 @@ class _Estimated(torch.autograd.Function):
         inputs, weights = ctx.saved_tensors
         circuit, execution = ctx.settings
         return *execution.differentiate(circuit, inputs, weights, cotangent), None, None
-
-
-def _refuse_processes() -> None:
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        raise InputError(
-            f"circuits on an executor run from one process, which keeps the ledger and the budget "
-            f"(got {distributed.get_world_size()} processes); start one process."
-        )

@@ -117,14 +117,12 @@ def _everything(rank: int, port: int, base: str, folder: str) -> None:
     changes = {"training__per_device_train_batch_size": 2, "training__tensorboard": True}
     result = train(recipe_of(base, run, **changes))
     taken = refusal(lambda: train(recipe_of(base, run, **changes)))
-    chip = {"execution": {"executor": "virtual-wukong"}}
-    on_chip = refusal(lambda: train(recipe_of(base, Path(folder) / "chip", **changes, **chip)))
     os.environ["ACCELERATE_USE_FSDP"] = "true"
     classifier = {"model__task": "sequence-classification"}
     sharded = refusal(lambda: train(recipe_of(base, Path(folder) / "classifier", **classifier)))
     steps = steps_of(recipe_of(base, run, training__max_steps=-1), 24)
     told = {"said": said, "gradients": gradients, "writes": writes, "result": result, "taken": taken,
-            "on_chip": on_chip, "sharded": sharded, "steps": steps}  # fmt: skip
+            "sharded": sharded, "steps": steps}  # fmt: skip
     torch.save(told, f"{folder}/told-{rank}.pt")
     leave()
 
@@ -189,8 +187,6 @@ def test_refusals_are_common_and_said_once(told):
     assert "InputError" in first["taken"]
     assert "already holds a run" in first["taken"]
     assert second["taken"].startswith("SaidElsewhere")
-    assert "start one process" in first["on_chip"]
-    assert second["on_chip"].startswith("SaidElsewhere")
     assert "use DDP" in first["sharded"]
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from qpeft.errors import InputError
-from qpeft.execution import Constant, Execution, Executor, ExecutorRule, OnExecutor, Padding
+from qpeft.execution import Constant, Execution, Executor, ExecutorRule, OnExecutor, Padding, SharedExecutor
 from qpeft.layer import QuantumLayer
 from qpeft.qpu.executor import ChipExecutor
 from qpeft.qpu.report import ExecutorReport, RowCount
@@ -98,6 +98,8 @@ class Run:
     def report(self) -> ExecutorReport:
         """What the executor did so far, and which rows of each layer it did it for."""
         executors = [each.executor for each in self._executions.values() if isinstance(each, OnExecutor)]
+        if executors and isinstance(executors[0], SharedExecutor):
+            return replace(executors[0].report(), layers=executors[0].total(self.layers))
         if executors and isinstance(executors[0], ChipExecutor):
             return replace(executors[0].report(), layers=self.layers)
         name = executors[0].name if executors else "constant"

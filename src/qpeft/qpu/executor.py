@@ -38,6 +38,7 @@ from qpeft.qpu.mitigation import (
 from qpeft.qpu.plans import Plan, Planner, Regions
 from qpeft.qpu.protocol import Block, Counts
 from qpeft.qpu.report import ExecutorReport
+from qpeft.qpu.twin import Ran, expected
 from qpeft.simulators import run
 
 if TYPE_CHECKING:
@@ -167,18 +168,21 @@ class ChipExecutor:
         Returns:
             ``(rows, n_observables)`` like :meth:`expectations`.
         """
+        ran = self.ran(circuit, len(inputs))
+        return expected(self._planner, self._model, circuit, inputs, weights, ran)
+
+    def ran(self, circuit: Circuit, rows: int, first: int = 0, total: int | None = None) -> Ran:
+        """How so many rows of the last call were run: from the ``first`` on, of ``total`` (by default of all)."""
         plan = self._planner.plan(circuit, self._chip())
-        dtype = torch.float64 if inputs.dtype == torch.float64 else torch.float32
-        inputs = inputs.to(dtype)
-        out = inputs.new_empty(len(inputs), circuit.n_observables)
-        for region, rows in enumerate(plan.rows_by_region(len(inputs), self._step)):
-            if not rows:
-                continue
-            values = plan.twin(self._model, region, inputs[rows], weights, readout=self.mitigation.readout == "none")
-            if self.mitigation.affine:
-                values = self._calibration(plan).fits[plan.shape][region].undo(values)
-            out[rows] = values
-        return out
+        fits = self._calibration(plan).fits[plan.shape] if self.mitigation.affine else None
+        homes = plan.rows_by_region(rows if total is None else total, self._step)
+        own = tuple(tuple(row - first for row in home if first <= row < first + rows) for home in homes)
+        return Ran(own, self.mitigation.readout == "none", fits)
+
+    @property
+    def model(self) -> tuple[ChipSnapshot, float, dict[str, Any]]:
+        """What :meth:`twin` assumes: the chip, its crosstalk, and where circuits may stand."""
+        return self._chip(), self.crosstalk, self._planner.options
 
     def extrapolate(
         self,

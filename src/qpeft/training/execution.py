@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from qpeft.adapters.execution import Run, run_on
 from qpeft.qpu.budget import Spend
 from qpeft.qpu.settings import ExecutionSettings, open_executor
+from qpeft.training import ranks
 from qpeft.training.keys import nearest
 
 if TYPE_CHECKING:
@@ -66,16 +68,15 @@ def executing(
 
     Raises:
         InputError: Settings that do not go together, a model without circuits, or a run over its budget.
+        SaidElsewhere: Another process of this run raises one of these.
         MissingDependencyError: The vendor's package is not installed.
     """
     settings = section.settings
     if settings.executor == "exact":
         yield None
         return
-    executor = open_executor(settings, folder)
+    executor = _opened(settings, folder, calls)
     try:
-        if settings.budget and calls:
-            _check_budget(executor, settings, calls)
         with run_on(
             model,
             executor,
@@ -88,6 +89,29 @@ def executing(
             yield run
     finally:
         executor.close()
+
+
+def _opened(settings: ExecutionSettings, folder: str | Path | None, calls: Sequence[Call]) -> Any:
+    """The executor, of this process or, in a run of several, of the first one, which the others share."""
+    shared = ranks.world_size() > 1 and torch.distributed.is_initialized()
+    if not shared:
+        return _within_budget(settings, folder, calls)
+    with ranks.together():
+        own = _within_budget(settings, folder, calls) if ranks.is_first() else None
+    from qpeft.training.sharing import RankedExecutor
+
+    return RankedExecutor(own)
+
+
+def _within_budget(settings: ExecutionSettings, folder: str | Path | None, calls: Sequence[Call]) -> ChipExecutor:
+    executor = open_executor(settings, folder)
+    try:
+        if settings.budget and calls:
+            _check_budget(executor, settings, calls)
+    except BaseException:
+        executor.close()
+        raise
+    return executor
 
 
 def _check_budget(executor: ChipExecutor, settings: ExecutionSettings, calls: Sequence[Call]) -> None:

@@ -308,10 +308,10 @@ def _result(folder: RunFolder, ready: Prepared, steps: int, seconds: float) -> T
 def _check_processes(recipe: Recipe) -> None:
     if ranks.asks_for_fsdp() and recipe.model.task == "sequence-classification":
         raise InputError("a classifier under an adapter cannot be sharded here: use DDP in place of FSDP")
-    if ranks.world_size() > 1 and recipe.execution.executor != "exact":
+    if ranks.asks_for_shards() and recipe.execution.executor != "exact":
         raise InputError(
-            f"execution.executor is {recipe.execution.executor}, and circuits on an executor run from one process, "
-            f"which keeps the ledger and the budget (got {ranks.world_size()} processes): start one process"
+            f"execution.executor is {recipe.execution.executor}, and circuits on an executor go with processes that "
+            "hold the whole model: use DDP in place of FSDP or DeepSpeed, or one process"
         )
 
 

@@ -70,7 +70,7 @@ def training_calls(recipe: Recipe, model: nn.Module, report: EncodingReport, n_v
     calls = []
     for circuit, n_layers in _circuits(recipe.execution, model):
         each = count_circuits(circuit, settings.gradient, 1, settings.n_directions)
-        rows = _rows(tokens, section.per_device_train_batch_size, length)
+        rows = _rows(tokens, section.per_device_train_batch_size * world_size(), length)
         times = steps * section.gradient_accumulation_steps * n_layers
         calls.append(Call("training, forward", circuit, rows, each.forward, times))
         if each.gradient:
@@ -166,6 +166,8 @@ def _validations(recipe: Recipe, steps: int, n_examples: int) -> tuple[int, int]
     section = recipe.training
     often = steps // section.eval_steps if section.eval_steps else 1  # else at the end alone
     size = min(section.per_device_eval_batch_size, n_examples)
+    if world_size() > 1:  # every process gets a whole batch, filled with examples that stand in it already
+        size = section.per_device_eval_batch_size * world_size()
     return often * math.ceil(n_examples / size), size
 
 
