@@ -96,7 +96,9 @@ def cell(base, task, arm, rate, seed, stage, steps, n_items):
         right = tuple(float(random.Random(f"{task} {item}").random() < chance) for item in range(n_items))
         strict = tuple(value * float(draw.random() < 0.95) for value in right)
         items = {"answer": right, "strict": strict}
-        metrics = {f"{name}_accuracy": sum(values) / n_items for name, values in items.items()} | {"loss": final_loss + 0.05}
+        metrics = {f"{name}_accuracy": sum(values) / n_items for name, values in items.items()} | {
+            "loss": final_loss + 0.05
+        }
     return CellResult(
         **common,
         train_loss=sum(loss for _, loss in losses[-steps // 10 :]) / (steps // 10) if trained else None,

@@ -172,6 +172,8 @@ def test_one_seed_has_no_interval_over_seeds(tmp_path, no_plots):
     adapter = values["places"][0]["arms"][0]
     assert adapter["measures"]["strict_accuracy"]["low"] is None
     assert adapter["missing"] == [1]
+    verdicts = {row[-1] for row in page.rows if row[0] == "frozen base" and len(row) == 8}
+    assert verdicts == {"adapter better, one seed", "no interval, one seed"}
     assert "seed 1 of QTHA, r = 4, LoRA, r = 4" in page.text
     assert (
         "frozen base"

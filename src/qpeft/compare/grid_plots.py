@@ -97,6 +97,10 @@ def plot_rates(sweeps: Sequence[tuple[ArmInfo, Sequence[CellResult]]], path: Pat
                 )  # fmt: skip
                 # an invisible point, so that the axis reaches there
                 axes.plot(rate, min(losses.values(), default=1.0), linestyle="none")
+        rates = sorted({cell.learning_rate for _, cells in drawn for cell in cells})
+        if len(rates) < 10:
+            axes.set_xticks(rates, [f"{rate:.3g}" for rate in rates])
+            axes.set_xticks([], minor=True)
         _head_room(axes, (max(rows.values(), default=-1) + 1) * 9 + 8 if rows else 0)
         axes.set_ylabel("validation loss")
         _legend_beside(axes)
@@ -255,8 +259,9 @@ def _losses_by_rate(cells: Sequence[CellResult]) -> tuple[dict[float, float], li
 
 
 def _head_room(axes: Any, points: float) -> None:
-    """Lift the upper end of a logarithmic axis, so that the topmost `points` of it hold no data."""
+    """Widen a logarithmic axis: its topmost `points` hold no data, and a ring at the lowest point is whole."""
     low, high = axes.get_ylim()
+    low *= (low / high) ** 0.05
     height = axes.get_window_extent().height / axes.figure.dpi * 72
     share = min(0.6, points / max(height, 1.0))
     axes.set_ylim(low, low * (high / low) ** (1 / (1 - share)))

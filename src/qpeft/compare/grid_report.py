@@ -115,10 +115,13 @@ def _top(place: PlaceNumbers) -> Iterator[Block]:
     yield Paragraph(_verdict(place), "verdict")
     yield grid_tables.headline(place)
     matched, controls = (sum(arm.info.kind == kind for arm in place.arms) for kind in ("matched", "control"))
-    shown = "Brackets: 95 % intervals, of a mean over seeds, and of a difference over seeds and test items."
+    notes = []
+    if place.has_final:
+        notes.append("Brackets: 95 % intervals, of a mean over seeds, and of a difference over seeds and test items.")
     if matched > 1 or controls > 1:
-        shown += f" Of {matched} matched methods and {controls} controls the best of each is shown; all are below."
-    yield Paragraph(shown, "note")
+        notes.append(f"Of {matched} matched methods and {controls} controls the best of each is shown; all are below.")
+    if notes:
+        yield Paragraph(" ".join(notes), "note")
 
 
 def _verdict(place: PlaceNumbers) -> str:
@@ -158,9 +161,11 @@ def _section(place: PlaceNumbers, pictures: Sequence[Picture]) -> Iterator[Block
         "(edge): the best learning rate is the lowest or highest tried, so that a better one may lie beyond.",
         "note",
     )
-    notes = tuple(f"{arm.info.label}: {arm.info.note}" for arm in place.arms if arm.info.note)
+    notes = tuple(
+        f"{arm.info.label} ({arm.info.name})" + (f": {arm.info.note}" if arm.info.note else "") for arm in place.arms
+    )
     if notes:
-        yield Details("What each arm is for", (Bullets(notes),))
+        yield Details("What each arm is for, and its name in the plan", (Bullets(notes),))
     yield from _comparisons(place)
     if pictures:
         yield Heading("Plots", 3)
@@ -260,6 +265,9 @@ def _draw(results: GridResults, place: PlaceNumbers, folder: Path) -> list[Pictu
         for measure in dict.fromkeys((metric, "train_loss"))
     ]  # fmt: skip
     sweep_only = "" if final else " No final run is finished: runs of the sweep at each arm's best rate so far."
+    one_seed = ""
+    if any(each.n_seeds == 1 for each in place.comparisons):
+        one_seed = " Where there is one seed, intervals are over test items alone, or missing (hollow)."
     named = grid_tables.name_of(quality)
     drawn = [
         (grid_plots.plot_training([(arm.info, shown_cells(by_arm[arm.info.name])) for arm in trained],
@@ -272,7 +280,7 @@ def _draw(results: GridResults, place: PlaceNumbers, folder: Path) -> list[Pictu
          + sweep_only),
         (grid_plots.plot_differences(groups, folder / f"{stem}-differences.png"),
          "The adapter minus every other arm, with uncorrected 95 % intervals; in colour what holds after Holm's "
-         "correction. The frozen base is left out."),
+         "correction. The frozen base is left out." + one_seed),
         (grid_plots.plot_rates([(arm.info, [cell for cell in by_arm[arm.info.name] if cell.stage == "sweep"])
                                 for arm in trained], folder / f"{stem}-rates.png"),
          "Validation loss against learning rate in the sweep. Rings: the lowest; crosses: a run diverged."),
@@ -286,11 +294,16 @@ def _draw(results: GridResults, place: PlaceNumbers, folder: Path) -> list[Pictu
 def _how(results: GridResults, places: Sequence[PlaceNumbers]) -> Iterator[Block]:
     yield Heading("How it was made")
     if places:
-        yield Paragraph(
-            "Every arm saw the same data, in the same order, for the same number of steps. Its learning rate is that "
-            "of the lowest validation loss in a sweep; then fresh seeds were trained at this rate, and the test set "
-            "was opened once for each of them. Arms, rates, seeds and steps were written down before the first step."
+        text = "Every arm sees the same data, in the same order, for the same number of steps."
+        if any(arm.sweep for place in places for arm in place.arms):
+            text += (
+                " Its learning rate is that of the lowest validation loss in a sweep; then fresh seeds are trained at "
+                "this rate."
+            )
+        text += (
+            " The test set is opened once for each final run. Arms, rates, seeds and steps were written down before"
         )
+        yield Paragraph(text + " the first step.")
     if results.command:
         yield Code(results.command)
     made_on = _made_on(results)

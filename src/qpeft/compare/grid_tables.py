@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from qpeft.compare.document import Table
@@ -18,7 +19,6 @@ _KINDS = {
     "evaluation": "evaluation",
     "base": "frozen base",
 }
-_VERDICTS = {"first": "adapter better", "second": "adapter worse", None: "not told apart"}
 
 
 def name_of(measure: str) -> str:
@@ -32,7 +32,7 @@ def headline(place: PlaceNumbers) -> Table:
     rows = []
     for arm in headline_arms(place):
         each = against.get(arm.info.name)
-        gap = NOTHING if each is None else f"{each} ({_VERDICTS[each.better]})"
+        gap = NOTHING if each is None else f"{each} ({judgement(each)})"
         rows.append(
             (arm.info.label, _count(arm, "trainable"), _percent(arm.share), number(arm.mean("train_loss")),
              number(arm.mean("eval_loss")), _summary(arm.measures.get(place.metric), place.metric), gap)
@@ -90,10 +90,18 @@ def comparison_table(place: PlaceNumbers, measure: str) -> Table:
     rows = [
         (labels.get(each.second, each.second), str(each), _p(each.p), _p(each.p_holm),
          NOTHING if each.mde is None else amount(each.mde, measure), str(each.n_seeds), str(each.n_items or NOTHING),
-         _VERDICTS[each.better] if each.p is not None else "one seed" if each.n_seeds == 1 else "no interval")
+         judgement(each))
         for each in comparisons_by(place, measure)
     ]  # fmt: skip
     return Table(heads, tuple(rows))
+
+
+def judgement(each: Comparison) -> str:
+    """What the corrected test says; that one seed stands behind it is never left out."""
+    text = {"first": "adapter better", "second": "adapter worse", None: "not told apart"}[each.better]
+    if each.p is None:
+        text = "no interval"
+    return text + ", one seed" * (each.n_seeds == 1)
 
 
 def comparisons_by(place: PlaceNumbers, measure: str) -> list[Comparison]:
@@ -165,7 +173,7 @@ def _metric_head(metric: str) -> str:
 
 
 def _share_head(place: PlaceNumbers) -> str:
-    return f"share of {place.reference}" if place.reference else "share of LoRA"
+    return "share of " + textwrap.shorten(place.reference or "LoRA", 40, placeholder="…")
 
 
 def _badness(arm: ArmNumbers, place: PlaceNumbers) -> float:
@@ -183,7 +191,8 @@ def _diverged(arm: ArmNumbers) -> str:
 
 
 def _count(arm: ArmNumbers, key: str) -> str:
-    return f"{arm.accounting[key]:,}" if arm.accounting else NOTHING
+    known = arm.accounting.get("trainable") or arm.info.kind == "base"  # a diverged run may not have counted
+    return f"{arm.accounting[key]:,}" if arm.accounting and known else NOTHING
 
 
 def _positive(arm: ArmNumbers, key: str, form: str) -> str:
