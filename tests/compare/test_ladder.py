@@ -18,7 +18,7 @@ GOOD = {
     "adapter": 0.80, "lora": 0.79, "lora-same-count": 0.60, "oft-same-count": 0.55, "no-entanglers": 0.6,
     "no-circuit": 0.5, "frozen-circuit": 0.55, "classical": 0.6, "base": 0.05,
 }  # fmt: skip
-N_ITEMS = 400
+N_ITEMS = 200
 
 
 def grid(accuracies=GOOD, seeds=5, spread=0.005, n_items=N_ITEMS, lora_parameters=1000, adapter_seconds=20.0):
@@ -82,7 +82,7 @@ def test_up_to_the_fifth_rung():
     )
     evidence = {rung.number: rung.evidence for rung in found.rungs}
     assert evidence[1] == "5 seeds ran to the end."
-    assert evidence[2].startswith("250 against 1,000 trained numbers. By strict accuracy, with 5 seeds and 400 items")
+    assert evidence[2].startswith("250 against 1,000 trained numbers. By strict accuracy, with 5 seeds and 200 items")
     assert "The margin is 2.0 points." in evidence[2]
     for arm in ("lora-same-count", "oft-same-count"):
         assert f"Against {arm} +" in evidence[3]
@@ -120,7 +120,7 @@ def test_a_design_that_cannot_tell_says_so():
     """Seeds that differ by ten points cannot show a tie within two, nor the lack of a difference."""
     found = verdict(grid(GOOD | {"no-circuit": 0.79}, spread=0.1))
     assert found.rungs[1].reached is None
-    assert "The interval reaches past the margin, and with 5 seeds and 400 items a difference below" in (
+    assert "The interval reaches past the margin, and with 5 seeds and 200 items a difference below" in (
         found.rungs[1].evidence
     )
     assert found.rungs[1].evidence.endswith("could not have been seen.")

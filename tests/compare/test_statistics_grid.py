@@ -58,10 +58,10 @@ class TestOverSeedsAndItems:
         generator = np.random.default_rng(3)
         found = [
             over_seeds_and_items(simulated(generator, n_seeds, 60, seed, item, noise), resamples=500, rng=number)
-            for number in range(400)
+            for number in range(300)
         ]
         covered = np.mean([each.low <= 0 <= each.high for each in found])
-        assert 0.92 <= covered <= 0.98  # 0.95 with a standard error of 0.011
+        assert 0.92 <= covered <= 0.99  # 0.95 to 0.97 in longer simulations; its standard error is 0.013
         p_values = np.array([each.p for each in found])
         for level in (0.05, 0.2, 0.5, 0.8):
             assert abs((p_values <= level).mean() - level) < 0.075
@@ -90,11 +90,11 @@ class TestOverSeedsAndItems:
 
     def test_items_that_do_not_differ_leave_student_over_seeds(self):
         seeds = np.array([0.02, 0.05, -0.01, 0.04, 0.03])
-        found = over_seeds_and_items(np.repeat(seeds[:, None], 300, axis=1), resamples=100_000)
+        found = over_seeds_and_items(np.repeat(seeds[:, None], 300, axis=1), resamples=30_000)
         exact = over_seeds(seeds)
-        assert found.low == pytest.approx(exact.low, abs=0.002)
-        assert found.high == pytest.approx(exact.high, abs=0.002)
-        assert found.p == pytest.approx(exact.p, rel=0.1)
+        assert found.low == pytest.approx(exact.low, abs=0.004)
+        assert found.high == pytest.approx(exact.high, abs=0.004)
+        assert found.p == pytest.approx(exact.p, rel=0.15)
         assert (found.error, found.freedom) == (pytest.approx(exact.error), pytest.approx(4))
 
     def test_tokens_weigh(self):
