@@ -197,6 +197,26 @@ def estimate(
 
 
 @app.command()
+def compare(
+    plan: Annotated[Path, typer.Argument(help="Plan (YAML), or the folder of a comparison.")],
+    overrides: Overrides = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Trainings at once.")] = 1,
+    engine: Annotated[str, typer.Option(help="local: processes of this machine; ray: a Ray cluster.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster [default: one on this machine].")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Only write the report of what is done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the plan, write nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier comparison.")] = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Compare an adapter with LoRA, with methods of the same size, and with itself without its parts."""
+    from qpeft.cli import compare as command
+
+    _speak(quiet, json)
+    command.run(plan, overrides or [], jobs, engine, address, report, dry_run, overwrite, json)
+
+
+@app.command()
 def chat(
     target: Annotated[str, typer.Argument(help="Run folder, adapter folder, or base model.")],
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
