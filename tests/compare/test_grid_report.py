@@ -77,7 +77,7 @@ def whole(tmp_path_factory):
 
 def test_a_whole_grid_has_its_pictures_and_its_verdict_first(whole):
     _, (report, page, markdown, values) = whole
-    names = [plot.name.removeprefix("small-llama-arithmetic-") for plot in report.plots]
+    names = [plot.name.removeprefix("arithmetic-") for plot in report.plots]
     assert names == ["training.png", "quality.png", "differences.png", "rates.png", "counts.png"]
     verdict = values["places"][0]["verdict"]["sentence"]
     assert report.sentences[-1] == verdict

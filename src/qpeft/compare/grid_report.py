@@ -244,7 +244,7 @@ def _progress(results: GridResults) -> list[str]:
 def _draw(results: GridResults, place: PlaceNumbers, folder: Path) -> list[Picture]:
     """The pictures of a place that there is something for."""
     base, task, metric = place.base, place.task, place.metric
-    stem = f"{base}-{task}"
+    folder, stem = folder / base, task  # a folder each, since names may hold hyphens
     final = place.has_final
     trained = [arm for arm in place.arms if arm.info.kind not in ("evaluation", "base")]
     by_arm = {arm.info.name: [cell for cell in place.cells if cell.arm == arm.info.name] for arm in place.arms}
