@@ -91,7 +91,7 @@ def test_what_cannot_match_says_the_nearest(model):
     match = match_count(section_of("lora"), 100, model)
     assert (match.section["r"], match.count, match.matches) == (1, 504, False)
     assert "rank_pattern" not in match.section
-    assert match.sentence() == ("cannot match: the nearest is 504 trained numbers, 404 more than 100 (4e+02 %); r = 1")
+    assert match.sentence() == ("cannot match: the nearest is 504 trained numbers, 404 more than 100 (404 %); r = 1")
     match = match_count(section_of("ia3"), 1000, model)
     assert match.sentence().startswith("cannot match: the nearest is 216 trained numbers, 784 fewer than 1,000 (78 %)")
     assert "no size to choose" in match.note

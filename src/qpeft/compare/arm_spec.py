@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from qpeft.adapters import QTHAConfig
-from qpeft.compare.counting import adapted
+from qpeft.compare.counting import adapted, share_text
 from qpeft.compare.results import ArmInfo
 from qpeft.errors import InputError
 from qpeft.training.parameters import parameter_table
@@ -134,8 +134,8 @@ class Subject:
         difference = trainable - self.trainable
         if not difference:
             return "exactly as many trained numbers"
-        share = 100 * abs(difference) / self.trainable
-        return f"{abs(difference):,} trained numbers {'more' if difference > 0 else 'fewer'} ({share:.2g} %)"
+        more = "more" if difference > 0 else "fewer"
+        return f"{abs(difference):,} trained numbers {more} ({share_text(difference, self.trainable)})"
 
 
 def has_circuit(config: Any) -> bool:

@@ -56,6 +56,18 @@ def count_trained(model: Any, section: Mapping[str, Any]) -> int:
     return sum(p.numel() for p in adapted(model, section).parameters() if p.requires_grad)
 
 
+def share_text(difference: int, of: int) -> str:
+    """The size of a difference in percent.
+
+    Example:
+        >>> from qpeft.compare.counting import share_text
+        >>> share_text(-48, 70_320), share_text(9856, 6528)
+        ('0.068 %', '151 %')
+    """
+    share = 100 * abs(difference) / of
+    return f"{share:.2g} %" if share < 10 else f"{share:.0f} %"
+
+
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Sizes that are only tried would warn of what nobody asked for."""

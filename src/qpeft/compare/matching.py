@@ -15,7 +15,7 @@ from typing import Any
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from qpeft.compare.counting import adapted, count_trained
+from qpeft.compare.counting import adapted, count_trained, share_text
 from qpeft.compare.knobs import KNOBS, Knob
 from qpeft.errors import InputError
 from qpeft.training.keys import nearest
@@ -62,8 +62,8 @@ class Match:
             told = f"{count}, exactly as many"
         else:
             more = "more" if self.difference > 0 else "fewer"
-            share = 100 * abs(self.difference) / self.target
-            amount = f"{abs(self.difference):,} {more} than {self.target:,} ({share:.2g} %)"
+            share = share_text(self.difference, self.target)
+            amount = f"{abs(self.difference):,} {more} than {self.target:,} ({share})"
             told = f"{count}, {amount}" if self.matches else f"cannot match: the nearest is {count}, {amount}"
         return f"{told}; {self.note}" if self.note else told
 
