@@ -29,7 +29,7 @@ def run(target: str, output: Path, format: str, converter: Path | None = None, o
             outtype = outtype or ("f32" if format == "gguf-lora" else "f16")
             check_target(output, outtype)
             converter = find_converter(LORA_CONVERTER if format == "gguf-lora" else MODEL_CONVERTER, converter)
-        opened = open_target(target, say=say)
+        opened = open_target(target, say=say, quantized=False)  # sums are rounded once, to the base's own precision
         if not hasattr(opened.model, "peft_config"):
             raise InputError(f"{target} is a base model without an adapter: give a run folder or an adapter folder")
         say(f"writing {FORMATS[format]}")

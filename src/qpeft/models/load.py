@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from qpeft.errors import InputError
 from qpeft.models.progress import Progress, report
+from qpeft.models.quantization import keep_differentiable, quantization_config
 from qpeft.models.resolve import ResolvedModel, resolve_model
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     num_labels: int | None = None,
+    quantization: str | None = None,
     progress: Progress | None = None,
 ) -> "PreTrainedModel":
     """Load a base model, in evaluation mode.
@@ -43,6 +45,7 @@ def load_model(
         dtype: "float32", "bfloat16", "float16", or "auto" for the one the weights are stored in.
         device: "cpu", "cuda", "cuda:1", or "auto" for the GPU if there is one.
         num_labels: Number of classes, for "sequence-classification" only; by default what the model's config says.
+        quantization: "8bit" or "4bit" (:mod:`qpeft.models.quantization`); by default none.
         progress: Receives one sentence a step.
 
     Returns:
@@ -51,6 +54,7 @@ def load_model(
 
     Raises:
         InputError: An option has no such value, or the model cannot be found, read, or used for this task.
+        MissingDependencyError: The package that quantises is not installed.
     """
     if task not in _TASKS:
         raise InputError(f"task must be one of {', '.join(_TASKS)} (got '{task}')")
@@ -64,13 +68,15 @@ def load_model(
     place = _device(device)
     resolved = source if isinstance(source, ResolvedModel) else resolve_model(source, progress=progress)
     report(progress, f"loading {resolved.reference}")
-    model, loading = _from_pretrained(resolved, task, dtype, num_labels)
+    if quantization is not None and task != "causal-lm":
+        raise InputError(f"quantization is for task causal-lm (got {task}): leave model.quantization out")
+    model, loading = _from_pretrained(resolved, task, dtype, num_labels, place, quantization)
     _check_shapes(resolved, loading["mismatched_keys"])
     _check_complete(resolved, task, model, set(loading["missing_keys"]))
     model.name_or_path = model.config.name_or_path = resolved.reference
     if model.config.get_text_config().pad_token_id is None:
         _set_pad_id(model, resolved)
-    return cast(Any, model).to(place)
+    return model if quantization is not None else cast(Any, model).to(place)
 
 
 def load_tokenizer(source: str | ResolvedModel, *, progress: Progress | None = None) -> "PreTrainedTokenizerBase":
@@ -125,21 +131,33 @@ def _device(device: str) -> "torch.device":
 
 
 def _from_pretrained(
-    resolved: ResolvedModel, task: str, dtype: str, num_labels: int | None
+    resolved: ResolvedModel,
+    task: str,
+    dtype: str,
+    num_labels: int | None,
+    place: "torch.device",
+    quantization: str | None,
 ) -> tuple["PreTrainedModel", dict[str, Any]]:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     auto: Any = AutoModelForCausalLM if task == "causal-lm" else AutoModelForSequenceClassification
     options: dict[str, Any] = {} if num_labels is None else {"num_labels": num_labels}
+    if quantization is not None:
+        computed = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
+        config = quantization_config(quantization, computed, place)
+        options |= {"quantization_config": config, "device_map": {"": place}}
     with _explained(resolved, "model"), _quiet():
-        return auto.from_pretrained(
+        model, loading = auto.from_pretrained(
             resolved.folder,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name; the error would point to a printed table
             **options,
         )
+    if quantization is not None:
+        keep_differentiable(model)
+    return model, loading
 
 
 def _check_shapes(resolved: ResolvedModel, mismatched: Collection[tuple[str, Any, Any]]) -> None:

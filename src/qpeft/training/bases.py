@@ -60,8 +60,9 @@ class BaseModels:
         key = None if labels else (section.model_dump_json(), device)
         self._model, self._key = None, None  # its memory goes before the next one comes
         model: Any = load_model(
-            section.name, task=section.task, dtype=section.dtype, device=device, progress=say, **labels
-        )
+            section.name, task=section.task, dtype=section.dtype, device=device, quantization=section.quantization,
+            progress=say, **labels,
+        )  # fmt: skip
         if self.keep and key is not None:
             self._model, self._key, self._checksum = model, key, checksum(model)
         return model

@@ -19,6 +19,7 @@ import torch
 
 from qpeft.errors import InputError
 from qpeft.models.empty import model_config
+from qpeft.models.quantization import BYTES, quantized_weights
 from qpeft.training import labelled_loss
 from qpeft.training.amounts import bytes_of
 from qpeft.training.parameters import parameter_table
@@ -63,6 +64,7 @@ class Sizes:
         length: Tokens of a sequence.
         checkpointing: Whether activations are computed again in the backward pass.
         libraries: Bytes of the process before a model is loaded; by default what this process holds now.
+        quantization: Of the base: ``"8bit"``, ``"4bit"`` or ``None``.
 
     Raises:
         InputError: The adapter does not fit the model.
@@ -76,6 +78,7 @@ class Sizes:
         length: int,
         checkpointing: bool,
         libraries: float | None = None,
+        quantization: str | None = None,
     ) -> None:
         self.libraries = float(psutil.Process().memory_info().rss) if libraries is None else libraries
         try:
@@ -91,6 +94,11 @@ class Sizes:
         frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
         self.base_parameters = sum(parameter.numel() for parameter in frozen)
         self.weights = sum(parameter.numel() * parameter.element_size() for parameter in frozen)
+        self.unpacked = 0.0
+        if quantization is not None:
+            matrices = quantized_weights(model)
+            self.weights += sum(matrices) * (BYTES[quantization] - dtype.itemsize)
+            self.unpacked = float(max(matrices) * dtype.itemsize)  # the one in use
         text = config.get_text_config()
         self.layers, self.vocabulary, self.width = text.num_hidden_layers, text.vocab_size, text.hidden_size
         self.length, self.item = length, dtype.itemsize
@@ -107,7 +115,7 @@ class Sizes:
             adapter=trained,
             gradients=trained,
             optimizer=2 * trained,
-            activations=max(step.kept, step.peak - logits),
+            activations=max(step.kept, step.peak - logits) + self.unpacked,
             logits=logits,
         )
 
@@ -189,7 +197,8 @@ def sizes_of(recipe: Recipe, length: int, config: Any = None) -> Sizes:
     dtype = stored if recipe.model.dtype == "auto" else getattr(torch, recipe.model.dtype)
     adapter = recipe.adapter.build()
     adapter.task_type = "CAUSAL_LM"
-    return Sizes(config, adapter, dtype, length, recipe.training.gradient_checkpointing)
+    checkpointing, quantization = recipe.training.gradient_checkpointing, recipe.model.quantization
+    return Sizes(config, adapter, dtype, length, checkpointing, quantization=quantization)
 
 
 def parse_memory(text: str) -> float:

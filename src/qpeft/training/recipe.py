@@ -36,6 +36,9 @@ class ModelSection(_Section):
 
     name: str = Field("smollm2-135m-instruct", description="hub name, folder, .gguf file, or a short name")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("bfloat16", description="precision of the base")
+    quantization: Literal["8bit", "4bit"] | None = Field(
+        None, description="holds the base in 8 or 4 bits, by bitsandbytes"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     task: Task = Field("causal-lm", description="sequence-classification puts a new head on the model")
     num_labels: int = Field(2, ge=2, description="classes, for sequence-classification")

@@ -35,6 +35,7 @@ def open_target(
     device: str = "auto",
     num_labels: int | None = None,
     say: Callable[[str], None] = lambda _: None,
+    quantized: bool = True,
 ) -> Target:
     """Open a run folder, an adapter folder, or a base model (name, folder or GGUF file).
 
@@ -44,6 +45,7 @@ def open_target(
         device: As for `qpeft.models.load_model`.
         num_labels: Opens a base model or adapter as a classifier with so many classes; runs know it themselves.
         say: Receives one sentence a step.
+        quantized: Whether a run's base is quantised as it was in the training.
 
     Raises:
         InputError: it is none of these, the run is not finished, or its adapter does not fit its base.
@@ -51,7 +53,13 @@ def open_target(
     found = find_target(target)
     num_labels = num_labels if found.recipe is None else found.num_labels
     task: Any = "causal-lm" if num_labels is None else "sequence-classification"
-    model: Any = load_model(found.base, task=task, dtype=dtype, device=device, num_labels=num_labels, progress=say)
+    quantization = found.recipe.model.quantization if found.recipe is not None and quantized else None
+    if quantization is not None and found.recipe is not None:
+        dtype = found.recipe.model.dtype  # what is left, and what matrices are used in, is as it was too
+    model: Any = load_model(
+        found.base, task=task, dtype=dtype, device=device, num_labels=num_labels, quantization=quantization,
+        progress=say,
+    )  # fmt: skip
     if found.adapter is not None:
         say("attaching the adapter")
         model = attach_adapter(model, found.adapter, found.base)

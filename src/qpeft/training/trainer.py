@@ -169,6 +169,10 @@ def build_trainer(
     }
     trainer_class = ClassifierTrainer if recipe.model.task == "sequence-classification" else LanguageModelTrainer
     trainer = trainer_class(**common)
+    if recipe.model.quantization is not None:  # TRL casts what is trained to bfloat16 there, too coarse for angles
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     trainer.angle_learning_rate = recipe.training.angle_learning_rate
     trainer.remove_callback(PrinterCallback)  # whoever starts a run shows its progress
     return trainer
