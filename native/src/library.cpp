@@ -207,8 +207,8 @@ int64_t run(Call &call, bool is_double, bool backward, int n_threads, const void
   const int64_t block = plan.by_amplitudes ? 1 : functions.lanes;
   const int64_t n_blocks = (call.batch + block - 1) / block;
   // A thread is worth its start from some tens of microseconds of work on.
-  const double amplitudes = static_cast<double>(n_blocks) * static_cast<double>(size_t{1} << plan.max_qubits) *
-                            plan.n_parts * (plan.by_amplitudes ? 1.0 / functions.lanes : 1.0);
+  const double amplitudes =
+      static_cast<double>(n_blocks) * plan.block_work * (plan.by_amplitudes ? 1.0 / functions.lanes : 1.0);
   if (amplitudes < 4096) n_threads = 1;
   if (n_threads > n_blocks) n_threads = n_blocks > 0 ? static_cast<int>(n_blocks) : 1;
   Work work{&call, &functions, shared, backward, n_blocks, functions.workspace_bytes(plan, backward), {}, {}};
@@ -244,7 +244,7 @@ int64_t run(Call &call, bool is_double, bool backward, int n_threads, const void
 }  // namespace
 
 /// Number of this interface; it grows when a function's arguments or meaning change.
-QPEFT_EXPORT int qpeft_native_abi() { return 5; }
+QPEFT_EXPORT int qpeft_native_abi() { return 6; }
 
 /// Name of the instruction set in use.
 QPEFT_EXPORT const char *qpeft_native_isa() { return kernel().name; }

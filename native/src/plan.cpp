@@ -9,6 +9,8 @@
 namespace qpeft {
 namespace {
 
+constexpr int kMaxSlots = 1 << 12;
+constexpr int kMostDoubles = 8;  // of any vector
 constexpr int kMaxQubits = 26;  // offsets of slots in bytes, 64 for each, are kept in 32 bits
 
 struct NotAPlan {};
@@ -57,6 +59,11 @@ class Reader {
   const uint32_t *slots(int size, int n_qubits) {
     uint32_t *values = array<uint32_t>(size);
     for (int i = 0; i < size; ++i) values[i] = mask(n_qubits);
+    return values;
+  }
+  const int *small_indices(int size, int64_t limit) {
+    int *values = array<int>(size);
+    for (int i = 0; i < size; ++i) values[i] = below(limit);
     return values;
   }
   const double *numbers(int size) {
@@ -145,6 +152,85 @@ void read_op(Reader &r, Op &op, Plan &plan, Angle *angles, int n_qubits) {
   }
 }
 
+void read_level(Reader &r, Level &level, int n_in) {
+  level.n_in = n_in;
+  level.n_runs = r.count();
+  LetterRun *runs = r.array<LetterRun>(level.n_runs);
+  int64_t entering = 0, leaving = 0;
+  for (int i = 0; i < level.n_runs; ++i) {
+    runs[i] = LetterRun{};
+    runs[i].n_letters = r.between(1, 5);
+    for (int k = 0; k < runs[i].n_letters; ++k) runs[i].letters[k] = r.between(k ? runs[i].letters[k - 1] + 1 : 0, 4);
+    runs[i].n_sums = r.count();
+    leaving += runs[i].n_sums;
+    entering += int64_t{runs[i].n_letters} * runs[i].n_sums;
+    r.require(entering <= n_in);
+  }
+  r.require(entering == n_in);
+  level.runs = runs;
+  level.n_out = static_cast<int>(leaving);
+  level.targets = r.small_indices(level.n_out, level.n_out);
+  std::vector<bool> filled(level.n_out);
+  for (int i = 0; i < level.n_out; ++i) filled[level.targets[i]] = true;
+  for (const bool is_filled : filled) r.require(is_filled);
+}
+
+void read_group(Reader &r, PolynomialGroup &group, const Part &part, Plan &plan, std::vector<bool> &covered) {
+  group.n_members = r.count();
+  group.n_coefficients = r.count();
+  group.n_slots = r.between(1, kMaxSlots);
+  group.n_levels = r.below(part.n_qubits + 1);
+  Level *levels = r.array<Level>(group.n_levels);
+  int n_in = group.n_coefficients;
+  size_t partial = 0;
+  for (int i = 0; i < group.n_levels; ++i) {
+    read_level(r, levels[i], n_in);
+    n_in = levels[i].n_out;
+    partial += n_in;
+  }
+  r.require(n_in <= 1 && (n_in == 1 || group.n_levels == 0));  // no coefficient at all: the value is zero
+  group.levels = levels;
+  group.n_rotations = r.count();
+  StringRotation *rotations = r.array<StringRotation>(group.n_rotations);
+  for (int i = 0; i < group.n_rotations; ++i) {
+    rotations[i].n_pairs = r.count();
+    r.require(rotations[i].n_pairs <= group.n_slots);
+    rotations[i].pairs = r.small_indices(2 * rotations[i].n_pairs, group.n_slots);
+    rotations[i].angles = r.small_indices(group.n_members, plan.n_shared);
+    for (int k = 0; k < rotations[i].n_pairs; ++k)
+      r.require(rotations[i].pairs[2 * k] != rotations[i].pairs[2 * k + 1]);
+  }
+  group.rotations = rotations;
+  int *values = r.array<int>(group.n_members);
+  double *starts = r.array<double>(group.n_members);
+  int *wires = r.array<int>(static_cast<size_t>(group.n_members) * group.n_levels);
+  for (int m = 0; m < group.n_members; ++m) {
+    values[m] = r.below(part.n_values);
+    r.require(!covered[values[m]]);
+    covered[values[m]] = true;
+    starts[m] = r.below(2) ? -1.0 : 1.0;
+    for (int i = 0; i < group.n_levels; ++i) wires[m * group.n_levels + i] = r.below(part.n_qubits);
+  }
+  group.values = values;
+  group.starts = starts;
+  group.wires = wires;
+  int *slots = r.array<int>(group.n_coefficients);
+  double *signs = r.array<double>(group.n_coefficients);
+  for (int i = 0; i < group.n_coefficients; ++i) {
+    slots[i] = r.below(group.n_slots);
+    signs[i] = r.below(2) ? -1.0 : 1.0;
+  }
+  group.slots = slots;
+  group.signs = signs;
+  group.first_coefficient = plan.n_coefficients;
+  group.first_slot = plan.n_slots;
+  plan.n_coefficients += static_cast<size_t>(group.n_members) * group.n_coefficients;
+  plan.n_slots += static_cast<size_t>((group.n_members + kMostDoubles - 1) / kMostDoubles * kMostDoubles) * group.n_slots;
+  if (static_cast<size_t>(group.n_slots) > plan.max_slots) plan.max_slots = group.n_slots;
+  if (partial > plan.max_partial) plan.max_partial = partial;
+  plan.block_work += static_cast<double>(group.n_members) * group.n_coefficients / 8;
+}
+
 void read_part(Reader &r, Part &part, Plan &plan, Angle *angles) {
   part = Part{};
   part.n_qubits = r.between(plan.by_amplitudes ? 4 : 1, kMaxQubits + 1);  // 4: at least one vector of any kind
@@ -198,7 +284,19 @@ void read_part(Reader &r, Part &part, Plan &plan, Angle *angles) {
     part.end_members = r.slots(1 << pass.radix, pass.radix);
     part.end_starts = r.slots(static_cast<int>(pass.n_bases), pass.radix);
   }
+  part.n_groups = r.count();
+  PolynomialGroup *groups = r.array<PolynomialGroup>(part.n_groups);
+  std::vector<bool> covered(part.n_values);
+  for (int i = 0; i < part.n_groups; ++i) read_group(r, groups[i], part, plan, covered);
+  part.groups = groups;
+  if (part.n_qubits > plan.max_wires) plan.max_wires = part.n_qubits;
+  if (part.n_groups > 0) {
+    for (const bool is_there : covered) r.require(is_there);
+    r.require(part.n_ops == 0 && part.basis_rank == 0 && !plan.by_amplitudes && !plan.probabilities);
+    return;
+  }
   if (part.n_qubits > plan.max_qubits) plan.max_qubits = part.n_qubits;
+  plan.block_work += static_cast<double>(size_t{1} << part.n_qubits);
 }
 
 }  // namespace

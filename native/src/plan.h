@@ -77,6 +77,44 @@ struct Value {
   int basis_bit;  // >= 0: this bit of the measuring order carries it; -1: summed on its own
 };
 
+// A Pauli rotation by `angles` in the Heisenberg picture, on the coefficients of strings that do not commute with it:
+// slots (a, b) become (cos a - sin b, cos b + sin a).
+struct StringRotation {
+  int n_pairs;
+  const int *pairs;   // 2 * n_pairs
+  const int *angles;  // by member
+};
+
+// So many sums over the same letters of a wire, 0 to 3 for I, Z, X and Y; I, whose expectation is 1, is first if at all.
+struct LetterRun {
+  int n_letters;
+  int letters[4];
+  int n_sums;
+};
+
+// A sum over one wire for all that is left of a polynomial then. Numbers go in one by one, sum after sum, and come out
+// in the order in which they go into the next level.
+struct Level {
+  int n_runs, n_in, n_out;
+  const LetterRun *runs;
+  const int *targets;
+};
+
+// Values that are polynomials in the expectations of single wires, of one structure: the members differ in angles and
+// wires.
+struct PolynomialGroup {
+  int n_members, n_coefficients, n_slots, n_levels, n_rotations;
+  const Level *levels;
+  const StringRotation *rotations;
+  const int *values;         // by member: number of the value in the part
+  const double *starts;      // by member: what slot 0 starts from
+  const int *wires;          // by member and level
+  const int *slots;          // by coefficient
+  const double *signs;       // by coefficient
+  size_t first_coefficient;  // of member 0 among those of all groups; members follow one another
+  size_t first_slot;         // the same for slots, members filled up to whole vectors
+};
+
 struct Part {
   int n_qubits;
   const Chain *chains;   // of wires: bit k of a slot, where lanes are samples exclusive-or bit k + n / 2 for k < n / 2
@@ -97,6 +135,9 @@ struct Part {
   int n_buffers;
   const int *buffer_of;  // boundary -> buffer that holds it, or -1 where it has to be computed back
   int max_chain;
+  // Where there are groups, all values are polynomials, and there is no state.
+  int n_groups;
+  const PolynomialGroup *groups;
 };
 
 struct Plan {
@@ -111,7 +152,11 @@ struct Plan {
   bool pass_nonfinite;    // NaN and infinity make what depends on them NaN, instead of ending the call
   size_t *table_offsets;  // in elements of cos or sin
   size_t table_size;
-  int max_qubits;
+  int max_qubits;  // of parts with a state
+  int max_wires;   // of all parts
+  size_t n_coefficients, n_slots;  // of all polynomials
+  size_t max_slots, max_partial;   // of one group: slots, and numbers that leave its levels
+  double block_work;               // of one block of samples: amplitudes, or as much work
 };
 
 }  // namespace qpeft

@@ -49,6 +49,12 @@ struct SampleWorkspace {
   V *table_gradient;           // by element of the tables, since the last flush
   double *table_sum;           // by element of the tables
   double *angle_sum;           // by angle
+  // Of polynomials: expectations of Z, X and Y by wire and their gradients; partial sums; gradients of the coefficients
+  // since the last flush, and their sums; scratch for the way back through the rotations of a group.
+  V *bloch, *to_bloch, *partial;
+  V *coefficient_gradient;
+  double *coefficient_sum;
+  Vector<double> *slots;
   size_t state_stride, half_size;
 
   // Lays the memory out from `base`; returns the bytes it takes.
@@ -86,6 +92,8 @@ struct SampleWorkspace {
     state_stride = 2 * d;
     take(states, n_buffers * state_stride);
     take(measured, d);
+    take(bloch, plan.n_slots ? 3 * static_cast<size_t>(plan.max_wires) : 0);
+    take(partial, plan.max_partial);
     take(rescale, n_ops);
     take(rescaled, n_ops);
     if (backward) {
@@ -98,6 +106,10 @@ struct SampleWorkspace {
       take(table_sum, plan.table_size);
       take(lane_sum, plan.n_angles);
       take(angle_sum, plan.n_angles);
+      take(to_bloch, plan.n_slots ? 3 * static_cast<size_t>(plan.max_wires) : 0);
+      take(coefficient_gradient, plan.n_coefficients);
+      take(coefficient_sum, plan.n_coefficients);
+      take(slots, 2 * plan.max_slots);
     }
     return used;
   }
@@ -123,10 +135,7 @@ class SampleKernel {
     for (int64_t block = first; block < last; ++block) {
       const int64_t wrong = load(block);
       if (wrong >= 0) return wrong;
-      for (int p = 0; p < plan_.n_parts; ++p) {
-        evolve(plan_.parts[p], false);
-        measure(plan_.parts[p]);
-      }
+      for (int p = 0; p < plan_.n_parts; ++p) find_values(plan_.parts[p]);
       store_outputs(block);
     }
     return -1;
@@ -138,14 +147,20 @@ class SampleKernel {
     std::memset(w_.angle_gradient, 0, plan_.n_angles * sizeof(V));
     std::memset(w_.lane_sum, 0, plan_.n_angles * sizeof(V));
     std::memset(w_.angle_sum, 0, plan_.n_angles * sizeof(double));
+    std::memset(w_.coefficient_gradient, 0, plan_.n_coefficients * sizeof(V));
+    std::memset(w_.coefficient_sum, 0, plan_.n_coefficients * sizeof(double));
     for (int64_t block = first; block < last; ++block) {
       const int64_t wrong = load(block);
       if (wrong >= 0) return wrong;
       std::memset(w_.angle_gradient + plan_.n_shared, 0, (plan_.n_angles - plan_.n_shared) * sizeof(V));
       load_gradient(block);
       for (int p = 0; p < plan_.n_parts; ++p) {
-        evolve(plan_.parts[p], true);
-        differentiate(plan_.parts[p]);
+        if (plan_.parts[p].n_groups) {
+          differentiate_polynomials(plan_.parts[p]);
+        } else {
+          evolve(plan_.parts[p], true);
+          differentiate(plan_.parts[p]);
+        }
       }
       store_gradient(block);
       if ((block - first) % kFlush == kFlush - 1) flush();
@@ -153,6 +168,9 @@ class SampleKernel {
     flush();
     for (int j = 0; j < plan_.n_angles; ++j) gradient[j] = w_.angle_sum[j];
     collect_tables(plan_, w_.table_sum, gradient);
+    for (int p = 0; p < plan_.n_parts; ++p)
+      for (int g = 0; g < plan_.parts[p].n_groups; ++g)
+        collect_polynomial(plan_.parts[p].groups[g], shared_, w_.coefficient_sum, w_.slots, gradient);
     return -1;
   }
 
@@ -248,6 +266,15 @@ class SampleKernel {
     return {re, re + (size_t{1} << part.n_qubits)};
   }
 
+  void find_values(const Part &part) {
+    if (part.n_groups) {
+      evaluate_polynomials(part);
+    } else {
+      evolve(part, false);
+      measure(part);
+    }
+  }
+
   // Runs a part. With `keep`, states that the backward pass needs stay in their buffers, and a last pass that it begins
   // with is left to it.
   void evolve(const Part &part, bool keep) {
@@ -296,6 +323,27 @@ class SampleKernel {
   // row h, the amplitude of these numbers in the halves, stands in slot (h << lower wires) + (b ^ h), where only lower
   // bits of h count: amplitudes that differ in upper wires alone would otherwise compete for a few lines of the caches.
   void make_product(const Part &part) {
+    run_chains(part);
+    const int low = part.n_qubits / 2;
+    const Place lower = half_product(part, 0), upper = half_product(part, 1);
+    const uint32_t rows = 1u << (part.n_qubits - low), columns = 1u << low;
+    for (uint32_t h = 0; h < rows; ++h) {
+      V *re = w_.product + h * columns, *im = re + (size_t{1} << part.n_qubits);
+      const V hr = upper.re[h], hi = upper.im[h];
+      const uint32_t shift = h & (columns - 1);
+      if (part.complex_product) {
+        for (uint32_t b = 0; b < columns; ++b) {
+          const V lr = lower.re[b ^ shift], li = lower.im[b ^ shift];
+          re[b] = hr * lr - hi * li;
+          im[b] = hr * li + hi * lr;
+        }
+      } else {
+        for (uint32_t b = 0; b < columns; ++b) re[b] = hr * lower.re[b ^ shift];
+      }
+    }
+  }
+
+  void run_chains(const Part &part) {
     const int stride = (part.max_chain + 1) * 4;
     for (int wire = 0; wire < part.n_qubits; ++wire) {
       const Chain &chain = part.chains[wire];
@@ -317,23 +365,6 @@ class SampleKernel {
           v[6] = c * v[2] + s * v[3];
           v[7] = c * v[3] - s * v[2];
         }
-      }
-    }
-    const int low = part.n_qubits / 2;
-    const Place lower = half_product(part, 0), upper = half_product(part, 1);
-    const uint32_t rows = 1u << (part.n_qubits - low), columns = 1u << low;
-    for (uint32_t h = 0; h < rows; ++h) {
-      V *re = w_.product + h * columns, *im = re + (size_t{1} << part.n_qubits);
-      const V hr = upper.re[h], hi = upper.im[h];
-      const uint32_t shift = h & (columns - 1);
-      if (part.complex_product) {
-        for (uint32_t b = 0; b < columns; ++b) {
-          const V lr = lower.re[b ^ shift], li = lower.im[b ^ shift];
-          re[b] = hr * lr - hi * li;
-          im[b] = hr * li + hi * lr;
-        }
-      } else {
-        for (uint32_t b = 0; b < columns; ++b) re[b] = hr * lower.re[b ^ shift];
       }
     }
   }
@@ -813,10 +844,7 @@ class SampleKernel {
       }
     }
     if (plan_.simple_outputs || plan_.probabilities) return;
-    for (int p = 0; p < plan_.n_parts; ++p) {
-      evolve(plan_.parts[p], false);
-      measure(plan_.parts[p]);
-    }
+    for (int p = 0; p < plan_.n_parts; ++p) find_values(plan_.parts[p]);
     std::memset(w_.value_gradients, 0, plan_.n_values * sizeof(V));
     for (int m = 0; m < plan_.n_outputs; ++m) {
       const int64_t *factor = plan_.factor + plan_.row[m];
@@ -1225,6 +1253,193 @@ class SampleKernel {
     }
   }
 
+  // --- polynomials --------------------------------------------------------------------------------------------
+
+  // Expectations of Z, X and Y on every wire.
+  void find_bloch(const Part &part) {
+    run_chains(part);
+    const int stride = (part.max_chain + 1) * 4;
+    for (int wire = 0; wire < part.n_qubits; ++wire) {
+      const V *v = w_.chain + wire * stride + part.chains[wire].n_elements * 4;
+      V *bloch = w_.bloch + 3 * wire;
+      bloch[0] = v[0] * v[0] - v[2] * v[2];
+      bloch[1] = R{2} * v[0] * v[2];
+      bloch[2] = splat(R{0});
+      if (!part.complex_product) continue;
+      bloch[0] += v[1] * v[1] - v[3] * v[3];
+      bloch[1] += R{2} * v[1] * v[3];
+      bloch[2] = R{2} * (v[0] * v[3] - v[1] * v[2]);
+    }
+  }
+
+  // Lambda = 2 dE/d(conj v) of every wire, and through its chain.
+  void bloch_backward(const Part &part) {
+    const int stride = (part.max_chain + 1) * 4;
+    for (int wire = 0; wire < part.n_qubits; ++wire) {
+      const Chain &chain = part.chains[wire];
+      const V *v = w_.chain + wire * stride + chain.n_elements * 4;
+      const V z = R{2} * w_.to_bloch[3 * wire], x = R{2} * w_.to_bloch[3 * wire + 1];
+      V m0r = z * v[0] + x * v[2], m1r = x * v[0] - z * v[2], m0i = splat(R{0}), m1i = m0i;
+      if (part.complex_product) {
+        const V y = R{2} * w_.to_bloch[3 * wire + 2];
+        m0r += y * v[3];
+        m0i = z * v[1] + x * v[3] - y * v[2];
+        m1r -= y * v[1];
+        m1i = x * v[1] - z * v[3] + y * v[0];
+      }
+      chain_backward(part, chain, v, m0r, m0i, m1r, m1i);
+    }
+  }
+
+  // One level: sums of `kSize` numbers each, times expectations f; the first of these is 1 with kIdentity.
+  template <int kSize, bool kIdentity, class T>
+  static void add_run(const LetterRun &run, const T *from, const int *targets, const V *bloch, V *out) {
+    V f[kSize];
+    for (int k = kIdentity; k < kSize; ++k) f[k] = bloch[run.letters[k] - 1];
+    for (int j = 0; j < run.n_sums; ++j, from += kSize) {
+      V total;
+      if constexpr (!kIdentity) {
+        total = f[0] * from[0];
+      } else if constexpr (std::is_same_v<T, R>) {
+        total = splat(from[0]);
+      } else {
+        total = from[0];
+      }
+#pragma GCC unroll 4
+      for (int k = 1; k < kSize; ++k) total += f[k] * from[k];
+      out[targets[j]] = total;
+    }
+  }
+
+  template <class T>
+  static void add_level(const Level &level, const T *from, const V *bloch, V *out) {
+    const int *targets = level.targets;
+    for (int i = 0; i < level.n_runs; ++i) {
+      const LetterRun &run = level.runs[i];
+      switch (2 * run.n_letters + (run.letters[0] == 0)) {
+        case 2: add_run<1, false>(run, from, targets, bloch, out); break;
+        case 3: add_run<1, true>(run, from, targets, bloch, out); break;
+        case 4: add_run<2, false>(run, from, targets, bloch, out); break;
+        case 5: add_run<2, true>(run, from, targets, bloch, out); break;
+        case 6: add_run<3, false>(run, from, targets, bloch, out); break;
+        case 7: add_run<3, true>(run, from, targets, bloch, out); break;
+        case 9: add_run<4, true>(run, from, targets, bloch, out); break;
+      }
+      from += run.n_letters * run.n_sums;
+      targets += run.n_sums;
+    }
+  }
+
+  // The way back: gradients of expectations are added to `to_bloch`; those of what went in are set (in its own place,
+  // where these are vectors) or, for coefficients, added.
+  template <int kSize, bool kIdentity, class T>
+  static void run_backward(const LetterRun &run, const T *from, const int *targets, const V *bloch, V *to_bloch,
+                           const V *to, V *to_from) {
+    V f[kSize], sums[kSize];
+    for (int k = kIdentity; k < kSize; ++k) {
+      f[k] = bloch[run.letters[k] - 1];
+      sums[k] = splat(R{0});
+    }
+    for (int j = 0; j < run.n_sums; ++j, from += kSize, to_from += kSize) {
+      const V gradient = to[targets[j]];
+#pragma GCC unroll 4
+      for (int k = 0; k < kSize; ++k) {
+        const bool one = kIdentity && k == 0;
+        if (!one) sums[k] += gradient * from[k];
+        if constexpr (std::is_same_v<T, R>) {
+          if (one) {
+            to_from[k] += gradient;
+          } else {
+            to_from[k] += gradient * f[k];
+          }
+        } else {
+          to_from[k] = one ? gradient : gradient * f[k];
+        }
+      }
+    }
+    for (int k = kIdentity; k < kSize; ++k) to_bloch[run.letters[k] - 1] += sums[k];
+  }
+
+  template <class T>
+  static void level_backward(const Level &level, const T *from, const V *bloch, V *to_bloch, const V *to, V *to_from) {
+    const int *targets = level.targets;
+    for (int i = 0; i < level.n_runs; ++i) {
+      const LetterRun &run = level.runs[i];
+      switch (2 * run.n_letters + (run.letters[0] == 0)) {
+        case 2: run_backward<1, false>(run, from, targets, bloch, to_bloch, to, to_from); break;
+        case 3: run_backward<1, true>(run, from, targets, bloch, to_bloch, to, to_from); break;
+        case 4: run_backward<2, false>(run, from, targets, bloch, to_bloch, to, to_from); break;
+        case 5: run_backward<2, true>(run, from, targets, bloch, to_bloch, to, to_from); break;
+        case 6: run_backward<3, false>(run, from, targets, bloch, to_bloch, to, to_from); break;
+        case 7: run_backward<3, true>(run, from, targets, bloch, to_bloch, to, to_from); break;
+        case 9: run_backward<4, true>(run, from, targets, bloch, to_bloch, to, to_from); break;
+      }
+      from += run.n_letters * run.n_sums;
+      to_from += run.n_letters * run.n_sums;
+      targets += run.n_sums;
+    }
+  }
+
+  const R *coefficients(const PolynomialGroup &group, int member) const {
+    return shared_.coefficients + group.first_coefficient + static_cast<size_t>(member) * group.n_coefficients;
+  }
+
+  // One wire after the other; what is left after each stays in `partial`.
+  V evaluate(const PolynomialGroup &group, int member) const {
+    if (group.n_coefficients == 0) return splat(R{0});
+    const R *from = coefficients(group, member);
+    if (group.n_levels == 0) return splat(from[0]);
+    const int *wires = group.wires + member * group.n_levels;
+    add_level(group.levels[0], from, w_.bloch + 3 * wires[0], w_.partial);
+    V *last = w_.partial;
+    for (int i = 1; i < group.n_levels; ++i) {
+      add_level(group.levels[i], static_cast<const V *>(last), w_.bloch + 3 * wires[i], last + group.levels[i].n_in);
+      last += group.levels[i].n_in;
+    }
+    return last[0];
+  }
+
+  void evaluate_polynomials(const Part &part) {
+    find_bloch(part);
+    for (int g = 0; g < part.n_groups; ++g)
+      for (int m = 0; m < part.groups[g].n_members; ++m)
+        w_.values[part.first_value + part.groups[g].values[m]] = evaluate(part.groups[g], m);
+  }
+
+  void differentiate_polynomials(const Part &part) {
+    find_bloch(part);
+    std::memset(w_.to_bloch, 0, 3 * part.n_qubits * sizeof(V));
+    for (int g = 0; g < part.n_groups; ++g) {
+      const PolynomialGroup &group = part.groups[g];
+      for (int m = 0; m < group.n_members; ++m) {
+        const V gradient = w_.value_gradients[part.first_value + group.values[m]];
+        if (group.n_coefficients) differentiate(group, m, gradient);
+      }
+    }
+    bloch_backward(part);
+  }
+
+  void differentiate(const PolynomialGroup &group, int member, V gradient) {
+    V *to_coefficients = w_.coefficient_gradient + (coefficients(group, member) - shared_.coefficients);
+    if (group.n_levels == 0) {
+      to_coefficients[0] += gradient;
+      return;
+    }
+    evaluate(group, member);
+    const int *wires = group.wires + member * group.n_levels;
+    V *to = w_.partial;
+    for (int i = 1; i < group.n_levels; ++i) to += group.levels[i].n_in;
+    to[0] = gradient;
+    for (int i = group.n_levels - 1; i > 0; --i) {
+      V *from = to - group.levels[i].n_in;
+      level_backward(group.levels[i], static_cast<const V *>(from), w_.bloch + 3 * wires[i],
+                     w_.to_bloch + 3 * wires[i], to, from);
+      to = from;
+    }
+    level_backward(group.levels[0], coefficients(group, member), w_.bloch + 3 * wires[0], w_.to_bloch + 3 * wires[0], to,
+                   to_coefficients);
+  }
+
   void store_gradient(int64_t block) {
     const int64_t start = block * kWidth, left = call_.batch - start;
     const int lanes = left < kWidth ? static_cast<int>(left) : kWidth;
@@ -1247,6 +1462,10 @@ class SampleKernel {
     for (size_t s = 0; s < plan_.table_size; ++s) {
       w_.table_sum[s] += sum<R>(w_.table_gradient[s]);
       w_.table_gradient[s] = splat(R{0});
+    }
+    for (size_t k = 0; k < plan_.n_coefficients; ++k) {
+      w_.coefficient_sum[k] += sum<R>(w_.coefficient_gradient[k]);
+      w_.coefficient_gradient[k] = splat(R{0});
     }
   }
 };

@@ -31,6 +31,18 @@ class Operation:
 
 
 @dataclass
+class Group:
+    members: list[list[int]]  # value, whether it starts from -1, wires
+    n_coefficients: int
+    n_slots: int
+    levels: list[list[tuple[list[int], int]]]  # runs: letters and number of sums
+    targets: list[list[int]]
+    pairs: list[list[int]]
+    angles: list[list[int]]  # of each rotation, by member
+    coefficients: list[list[int]]  # slot, whether negative
+
+
+@dataclass
 class Part:
     n_bits: int
     chains: list[list[int]]  # kinds
@@ -42,6 +54,7 @@ class Part:
     order: list[int]
     members: list[int]  # of the groups of a last pass that the backward pass begins in
     starts: list[int]
+    groups: list[Group]  # of polynomials, instead of a state
 
 
 @dataclass
@@ -75,6 +88,20 @@ def read(circuit: Circuit, sizes: plan.KernelSizes = SIZES, probabilities: bool 
             terms = [take(3) for _ in range(next(rest))]
         return Operation(kind, *flags, turns, terms, bases)
 
+    def group() -> Group:
+        n_members, n_coefficients, n_slots, n_levels = take(4)
+        levels, targets = [], []
+        for _ in range(n_levels):
+            levels.append([(listed(), next(rest)) for _ in range(next(rest))])
+            targets.append(take(sum(count for _, count in levels[-1])))
+        pairs, angles = [], []
+        for _ in range(next(rest)):
+            pairs.append(take(2 * next(rest)))
+            angles.append(take(n_members))
+        members = [take(2 + n_levels) for _ in range(n_members)]
+        coefficients = [take(2) for _ in range(n_coefficients)]
+        return Group(members, n_coefficients, n_slots, levels, targets, pairs, angles, coefficients)
+
     def part() -> Part:
         n_bits, _, _ = take(3)
         chains = [[take(2)[0] for _ in range(next(rest))] for _ in range(n_bits)]
@@ -87,7 +114,9 @@ def read(circuit: Circuit, sizes: plan.KernelSizes = SIZES, probabilities: bool 
         order = listed()
         members = take(1 << len(operations[-1].turns)) if ends_in_pass else []
         starts = take(len(operations[-1].bases)) if ends_in_pass else []
-        return Part(n_bits, chains, operations, n_buffers, buffers, ends_in_pass, values, order, members, starts)
+        groups = [group() for _ in range(next(rest))]
+        ending = order, members, starts
+        return Part(n_bits, chains, operations, n_buffers, buffers, ends_in_pass, values, *ending, groups)
 
     n_inputs, n_weights, by_amplitudes, is_probabilities, n_shared = take(5)
     assert (n_inputs, n_weights, is_probabilities) == (circuit.n_inputs, circuit.n_weights, probabilities)
@@ -109,6 +138,12 @@ def random_circuits(count: int, most_qubits: int) -> Iterator[Circuit]:
         yield random_circuit(rng, int(rng.integers(1, most_qubits + 1)), int(rng.integers(40)))
 
 
+@pytest.fixture
+def states(monkeypatch):
+    """No polynomials."""
+    monkeypatch.setattr(plan._Part, "expand", lambda part: None)
+
+
 # --- parts, cones, chains -----------------------------------------------------------------------------------------
 
 
@@ -120,12 +155,43 @@ def test_one_layer_of_a_cnot_ring_is_single_qubits():
     assert sorted(map(len, found.outputs)) == [2, 3, 4, 5, 5, 6]  # Z_0 Z_1, Z_0 Z_1 Z_2, ..., and around the ring
 
 
-def test_one_layer_of_qtha_is_cones_of_five():
-    found = read(qtha_block(9, 1))
-    assert [part.n_bits for part in found.parts] == [5] * 9
+@pytest.mark.parametrize("order", ["published", "older"])
+def test_one_layer_of_qtha_is_polynomials_of_one_structure(order):
+    found = read(qtha_block(9, 1, order))
+    (whole,) = found.parts
+    assert (whole.n_bits, whole.operations) == (9, [])
+    (group,) = whole.groups
+    assert sorted(value for value, *_ in group.members) == list(range(9))
+    assert group.n_coefficients == (44 if order == "published" else 5)
+    assert all(len(set(wires)) == len(wires) for _, _, *wires in group.members)
+    assert {len(wires) for _, _, *wires in group.members} == {5 if order == "published" else 3}
     assert [len(output) for output in found.outputs] == [1] * 9
 
 
+def test_cones_are_states_where_inputs_enter_late():
+    """Two re-uploading layers on a ring so wide that nine qubits of it cost less."""
+    found = read(qtha_block(14, 2))
+    assert [part.n_bits for part in found.parts] == [9] * 14
+    assert not any(part.groups for part in found.parts)
+
+
+def test_levels_of_polynomials_use_every_number_once():
+    circuits = [*random_circuits(200, 6), *(qtha_block(n, 1) for n in range(5, 9))]
+    groups = [group for circuit in circuits for part in read(circuit).parts for group in part.groups]
+    assert len(groups) > 10
+    for group in groups:
+        numbers = group.n_coefficients
+        for runs, targets in zip(group.levels, group.targets, strict=True):
+            assert sum(len(letters) * count for letters, count in runs) == numbers
+            assert sorted(targets) == list(range(len(targets)))
+            numbers = len(targets)
+        assert numbers <= 1
+        slots = [slot for pair in group.pairs for slot in pair]
+        assert max(slots, default=0) < group.n_slots
+        assert all(slot < group.n_slots for slot, _ in group.coefficients)
+
+
+@pytest.mark.usefixtures("states")
 def test_observables_with_one_cone_share_it():
     gates = [*(Gate("RX", wire, Weight(wire)) for wire in range(6)), Gate("CRX", (0, 1), 0.3)]
     found = read(Circuit(6, tuple(gates), ("Z0 Z1", "X0 X1", "Z1 X0", "Z5")))
@@ -138,6 +204,7 @@ def test_two_layers_stay_whole():
     assert [part.n_bits for part in found.parts] == [5]
 
 
+@pytest.mark.usefixtures("states")
 def test_gates_before_anything_entangles_become_chains():
     gates = [Gate("RY", 0, Input(0)), Gate("RZ", 0, Weight(0)), Gate("RY", 0, 0.4), Gate("RX", 1, Weight(1))]
     entangled = [*gates, Gate("CRY", (0, 1), Weight(2)), Gate("RX", 0, Weight(3)), Gate("RY", 1, 0.3)]
@@ -157,6 +224,7 @@ def test_gates_on_idle_wires_are_chains_though_others_are_entangled():
     assert sorted(map(len, found.outputs)) == [1, 1, 2]
 
 
+@pytest.mark.usefixtures("states")
 def test_constants_and_permutations_cost_nothing():
     moves = Gate("X", 0), Gate("CNOT", (0, 1)), Gate("SWAP", (1, 2)), Gate("Y", 2)
     gates = [Gate("H", 0), *moves, *moves, *moves]
@@ -175,6 +243,7 @@ def test_sweeps_are_few_and_balanced():
         assert {len(o.turns) for o in whole.operations if o.kind == PASS} == expected
 
 
+@pytest.mark.usefixtures("states")
 def test_real_circuits_stay_real_and_signs_are_told_from_phases():
     real = read(simplified_two_design(5, 2))
     assert {kind for part in real.parts for kind in kinds(part)} == {PASS, SIGNS}
@@ -197,6 +266,7 @@ def test_phases_with_inputs_are_told_from_those_without():
     assert all(angle >= found.n_shared for _, angle, _ in lanes.terms)
 
 
+@pytest.mark.usefixtures("states")
 def test_every_group_of_a_sweep_is_met_once():
     for circuit in random_circuits(30, 6):
         for part in read(circuit).parts:
@@ -212,6 +282,7 @@ def test_every_group_of_a_sweep_is_met_once():
                 assert sorted(slots) == list(range(1 << part.n_bits))
 
 
+@pytest.mark.usefixtures("states")
 def test_equal_angles_are_one_and_those_of_the_batch_come_last():
     gates = [Gate("RY", wire, Weight(0)) for wire in range(3)] + [Gate("CRX", (0, 1), Input(0))]
     gates += [Gate("CRX", (1, 2), Input(0)), Gate("CRX", (2, 0), Weight(0))]
@@ -237,6 +308,7 @@ def test_large_circuits_are_one_state_without_lists_of_slots():
 # --- kept states --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("states")
 @pytest.mark.parametrize("history_bytes", [plan._HISTORY_BYTES, 1])
 def test_every_operation_finds_a_state(history_bytes, monkeypatch):
     """Kept, or before the first kept one, from which it is computed back; each buffer holds one kept state."""
@@ -262,6 +334,7 @@ def test_every_operation_finds_a_state(history_bytes, monkeypatch):
                 assert not (operation.gradient_after and i == last)
 
 
+@pytest.mark.usefixtures("states")
 def test_about_every_second_state_is_kept():
     (part,) = read(simplified_two_design(3, 20)).parts
     kept = sum(buffer >= 0 for buffer in part.buffers)
@@ -325,6 +398,7 @@ def test_measured_strings_are_bits_of_the_order():
         assert len(masks) not in bits
 
 
+@pytest.mark.usefixtures("states")
 def test_a_last_pass_knows_the_places_of_its_members():
     """Where the backward pass begins in it: slots of the measuring order by group and member, strings as bits."""
     circuits = [

@@ -30,7 +30,7 @@ from qpeft.simulators.plan import KernelSizes, make_plan
 
 MAX_QUBITS = 24
 _LARGE = 18  # from here on a state takes megabytes
-_ABI = 5
+_ABI = 6
 _WEIGHTS, _MEMORY = -2, -3
 
 

@@ -9,6 +9,8 @@ The program of :mod:`qpeft.simulators.lowering` is rewritten in three ways befor
 * *Chains.* Gates on a wire that nothing has entangled yet act on that wire's two amplitudes alone.
 * *Parts.* Wires which no remaining step connects are independent: a measured string is the product of its parts on
   them. A circuit may also be cut into the light cones of its observables, if that costs less.
+* *Polynomials.* Where inputs enter through chains alone, what is measured on a part may be a polynomial in the
+  expectations of single wires (:mod:`qpeft.simulators.polynomials`), if that costs less than its state.
 
 The native sources (``native/src/plan.h``) say what the numbers of a plan mean. Wire 0 is the most significant bit.
 """
@@ -34,6 +36,7 @@ from qpeft.simulators.lowering import (
     Turn,
     lower_gates,
 )
+from qpeft.simulators.polynomials import PauliRotation, PolynomialGroup, expand_all
 
 # Up to here lanes are samples, although such a block outgrows the cache from 12 qubits on: with 16 samples it measured
 # 2.3 times faster at 13 qubits, 2.1 at 14, 1.5 at 15. One choice for all batches keeps their results the same bits.
@@ -109,10 +112,12 @@ def make_plan(
     everything = list(range(circuit.n_observables))
     chosen = [(whole, everything)]
     if not probabilities:
+        whole.expand()
         cones = _cones(circuit)
         if sum(pieces.cost() for pieces, _ in cones) < whole.cost():
             chosen = cones
-    by_amplitudes = max(part.n_bits for pieces, _ in chosen for part in pieces.parts) > SAMPLE_QUBITS
+    states = [part.n_bits for pieces, _ in chosen for part in pieces.parts if part.polynomials is None]
+    by_amplitudes = max(states, default=0) > SAMPLE_QUBITS
     if by_amplitudes:  # one state vector at a time; cones and parts do not pay where the largest of them is that large
         chosen = [(_Pieces(circuit.n_qubits, program, probabilities, split=False), everything)]
     return _Writer(circuit, sizes, by_amplitudes, probabilities, chosen).write()
@@ -228,6 +233,7 @@ class _Part:
     steps: list[_Step]
     values: list[PauliMask] = field(default_factory=list)
     order: NDArray[np.int64] | None = None  # for probabilities: slot of every basis state
+    polynomials: list[PolynomialGroup] | None = None  # instead of a state
 
     def value(self, mask: PauliMask) -> int:
         """Number of a measured string in this part, which is added if it is new."""
@@ -239,10 +245,26 @@ class _Part:
     def complex_product(self) -> bool:
         return any(kind == _CHAIN_PHASE for chain in self.chains for kind, _ in chain)
 
+    def expand(self) -> None:
+        """Choose polynomials, if they cost less than the state."""
+        rotations = [_pauli_rotations(step) for step in self.steps]
+        if any(rotation.angle.inputs for step in rotations for rotation in step):
+            return
+        letters = [set() if not chain else {1, 2} for chain in self.chains]  # of a wire in |0> only Z, which is 1
+        for chain, present in zip(self.chains, letters, strict=True):
+            present |= {1} | ({3} if any(kind == _CHAIN_PHASE for kind, _ in chain) else set())
+        limit = self.cost() - self._chains_cost()
+        self.polynomials = expand_all(self.values, rotations, letters, limit)
+
+    def _chains_cost(self) -> float:
+        return 150.0 + 20 * sum(map(len, self.chains))
+
     def cost(self) -> float:
         """Vector operations of a forward pass, roughly."""
+        if self.polynomials is not None:
+            return self._chains_cost() + sum(group.cost() for group in self.polynomials)
         d = 1 << self.n_bits
-        cost = 150.0 + 20 * sum(map(len, self.chains)) + (8 if self.complex_product else 2) * d
+        cost = self._chains_cost() + (8 if self.complex_product else 2) * d
         planes = 2 if self.complex_product else 1
         for step in self.steps:
             match step:
@@ -319,6 +341,36 @@ class _Pieces:
 
     def cost(self) -> float:
         return sum(part.cost() for part in self.parts)
+
+    def expand(self) -> None:
+        for part in self.parts:
+            part.expand()
+
+
+def _pauli_rotations(step: _Step) -> list[PauliRotation]:
+    """A step as rotations ``exp(-i angle/2 G)`` about Pauli strings, which commute."""
+    match step:
+        case _Rotations():
+            return [_about_string(turn, 1.0) for turn in step.turns]
+        case _Controlled():  # exp(-i angle/2 G (1 - Z)/2), Z of the control
+            turn = _about_string(step.turn, 0.5)
+            both = Expression()
+            both.add(turn.angle, 1.0 if step.control_odd else -1.0)
+            return [turn, PauliRotation(both, turn.power, turn.flips, turn.signs ^ step.control)]
+        case _Phases():  # exp(ia Z)
+            rotations = []
+            for mask, expression in step.terms.items():
+                angle = Expression()
+                angle.add(expression, -2.0)
+                if mask:
+                    rotations.append(PauliRotation(angle, 0, 0, mask))
+            return rotations
+
+
+def _about_string(turn: _Rotation, factor: float) -> PauliRotation:
+    angle = Expression()
+    angle.add(turn.angle, factor)
+    return PauliRotation(angle, 3 if turn.odd else 1, turn.flip, turn.parity)
 
 
 def _slots_of_outcomes(wires: list[PauliMask]) -> NDArray[np.int64]:
@@ -540,8 +592,30 @@ class _Writer:
         return [len(parts), *(number for part in parts for number in self._part(part))]
 
     def _part(self, part: _Part) -> list[int]:
-        if not self.by_amplitudes:
-            part = _spread(part)
+        if part.polynomials is not None:
+            return self._state(replace(part, steps=[])) + self._polynomials(part.polynomials)
+        return [*self._state(part if self.by_amplitudes else _spread(part)), 0]
+
+    def _polynomials(self, groups: list[PolynomialGroup]) -> list[int]:
+        ints = [len(groups)]
+        for group in groups:
+            first = group.members[0]
+            ints += [len(group.members), len(first.coefficients), first.n_slots, len(first.levels)]
+            for level in first.levels:
+                ints.append(len(level.runs))
+                for letters, count in level.runs:
+                    ints += [len(letters), *letters, count]
+                ints += level.targets
+            ints.append(len(first.pairs))
+            for k, pairs in enumerate(first.pairs):
+                ints += [len(pairs), *(slot for pair in pairs for slot in pair)]
+                ints += [self._angle(member.angles[k]) for member in group.members]
+            for member, value in zip(group.members, group.values, strict=True):
+                ints += [value, member.sign < 0, *member.wires]
+            ints += [number for c in first.coefficients for number in (abs(c) - 1, c < 0)]
+        return ints
+
+    def _state(self, part: _Part) -> list[int]:
         operations = self._operations(part)
         complex_end = operations[-1].complex_out if operations else part.complex_product
         ints = [part.n_bits, part.complex_product, complex_end]
@@ -563,7 +637,7 @@ class _Writer:
         bits, order = ({}, part.order) if part.order is not None else _measuring_order(part)
         if ending is not None:
             bits, order = ending.bits, ending.order
-        if self.by_amplitudes and not self.probabilities:
+        if part.polynomials is not None or (self.by_amplitudes and not self.probabilities):
             bits, order = {}, np.empty(0, dtype=np.int64)
         ints.append(len(part.values))
         for number, value in enumerate(part.values):
