@@ -128,7 +128,6 @@ def test_axolotl_itself_accepts_the_example(package, llama_base):
     if not hasattr(sys.modules["axolotl"], "__path__"):
         pytest.skip("axolotl is not installed")
     from axolotl.integrations.base import PluginManager
-
     from axolotl.integrations.config import merge_input_args
     from axolotl.loaders.adapter import load_adapter
     from axolotl.utils.dict import DictDefault
