@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
 from qpeft.data import EncodingReport, Example, encode_dataset, generate_examples, load, split_examples
@@ -87,6 +88,23 @@ def encode_examples(
 
     encoded, report = encode(train)
     return Encoded(encoded, encode(validation)[0] if validation else None, report)
+
+
+def refuse_longer(data: Encoded, config: Any, name: str) -> None:
+    """Refuse examples beyond the context of a model, where it was not trained and may not even have positions.
+
+    Raises:
+        InputError: There is one.
+    """
+    window = getattr(config.get_text_config(), "max_position_embeddings", None)
+    for encoded in (data.train, data.validation):
+        if encoded is None or window is None:
+            continue
+        longest = pc.max(pc.list_value_length(encoded.data.column("input_ids"))).as_py()
+        if longest > window:
+            raise InputError(
+                f"an example has {longest} tokens, and the context of {name} is {window}: set data.max_length={window}"
+            )
 
 
 def _classified(examples: list[Example], tokenizer: PreTrainedTokenizerBase, max_length: int, num_labels: int) -> Any:

@@ -93,7 +93,7 @@ class Sizes:
             ) from error
         frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
         self.base_parameters = sum(parameter.numel() for parameter in frozen)
-        self.weights = sum(parameter.numel() * parameter.element_size() for parameter in frozen)
+        self.weights = float(sum(parameter.numel() * parameter.element_size() for parameter in frozen))
         self.unpacked = 0.0
         if quantization is not None:
             matrices = quantized_weights(model)

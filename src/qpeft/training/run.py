@@ -20,7 +20,7 @@ from qpeft.training import ranks
 from qpeft.training.activations import cached_activations
 from qpeft.training.bases import BaseModels
 from qpeft.training.callbacks import StopOnSignal
-from qpeft.training.datasets import Encoded, encode_examples, held_out_examples, training_examples
+from qpeft.training.datasets import Encoded, encode_examples, held_out_examples, refuse_longer, training_examples
 from qpeft.training.diagnostics import refuse_unmeasurable
 from qpeft.training.execution import executing
 from qpeft.training.explaining import explained
@@ -98,6 +98,7 @@ def prepare(recipe: Recipe, say: Say = lambda _: None, bases: BaseModels | None 
     check_memory(recipe, data.train, place, say, loaded=bases.holds(section, place))
     with told_if_out_of_memory(f"loading {section.name}"):
         model = bases.model(section, place, say)
+    refuse_longer(data, model.config, section.name)
     config.task_type = "SEQ_CLS" if section.task == "sequence-classification" else "CAUSAL_LM"
     set_seed(recipe.training.seed)
     try:

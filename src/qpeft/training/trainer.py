@@ -11,14 +11,16 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from qpeft.adapters import parameter_groups
-from qpeft.errors import Diverged, InputError
+from qpeft.errors import Diverged, InputError, QPeftError
 from qpeft.training import labelled_loss, ranks
 from qpeft.training.callbacks import CompleteCheckpoints, FiniteNumbers, MetricLines
 from qpeft.training.diagnostics import DiagnosticsCallback
+from qpeft.training.memory import is_out_of_memory
 from qpeft.training.recipe import Recipe
 from qpeft.training.run_folder import RunFolder
 from qpeft.training.sharded import ShardedTraining
@@ -44,6 +46,18 @@ class _OwnTraining:
         if not math.isfinite(loss.item()):
             raise Diverged(f"the loss became {loss.item()} at step {self.state.global_step + 1}")
         return loss
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+        except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
+            if isinstance(error, QPeftError) or is_out_of_memory(error) or ranks.is_lost(error):
+                raise
+            raise InputError(
+                f"{resume_from_checkpoint} does not fit this model, or is damaged "
+                f"({' '.join(str(error).split())[:200]}): remove it to go on from the one before, or start again with "
+                "--overwrite"
+            ) from error
 
     def _save_rng_state(self, output_dir: str) -> None:
         """The first rank writes the random state of every rank, before the checkpoint is marked as complete."""
