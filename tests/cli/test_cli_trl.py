@@ -107,6 +107,27 @@ def test_a_gradient_that_is_no_number_ends_the_run(trl, tmp_path):
     assert not (tmp_path / "run" / "adapter_model.safetensors").exists()
 
 
+def test_lora_may_start_with_a_multiple_of_its_random_a(qpeft, llama_base, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+
+    def first(gain):
+        folder = tmp_path / f"gain{gain}"
+        said = qpeft(
+            "sft", "--method", "lora", "--adapter.r", 2, "--adapter.target_modules", "q_proj",
+            "--adapter.initial_gain", gain, "--model_name_or_path", llama_base, "--dataset_name", "arithmetic",
+            "--arithmetic_problems", 4,
+            "--arithmetic_steps", 1, "--learning_rate", "1e-12", "--max_steps", 1, "--output_dir", folder,
+        )  # fmt: skip
+        assert said.code == 0
+        values = load_file(folder / "adapter_model.safetensors")
+        return {name: value for name, value in values.items() if "lora_A" in name}
+
+    one, three = first(1), first(3)
+    assert one
+    for name, value in one.items():
+        torch.testing.assert_close(three[name], 3 * value)
+
+
 def test_any_method_of_peft(trl, llama_base, tmp_path):
     said = trl("sft", "--method", "lora", "--adapter.bond_dim", "3", steps=1)
     assert said.code == 2
