@@ -59,10 +59,10 @@ def test_the_method_is_found_by_its_name_and_trains(table, llama_base, tmp_path)
     model.save_pretrained(tmp_path, state_dict=model.state_dict())  # as its trainers save
     torch.testing.assert_close(qpeft.load(tmp_path, base_model=str(llama_base))(ids).logits, expected)
     trained = {"name": "qtha", "adapter_name_or_path": [str(tmp_path)]}
-    used = table("qtha")(base(llama_base), peft_config=trained, is_train=False)
+    used = table("qtha")(base(llama_base), trained, False)
     assert not any(p.requires_grad for p in used.parameters())
     torch.testing.assert_close(used.eval()(ids).logits, expected)
-    further = table("qtha")(base(llama_base), peft_config=trained, is_train=True)
+    further = table("qtha")(base(llama_base), trained, True)
     assert any(p.requires_grad for p in further.parameters())
 
 
