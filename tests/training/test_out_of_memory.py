@@ -226,3 +226,21 @@ def test_limits_of_control_groups_count(tmp_path, monkeypatch):
     assert available_bytes("cpu") == 300000
     lines.write_text("")
     assert available_bytes("cpu") > 300000
+
+
+def test_a_run_of_trl_says_how_to_go_on(llama_base, tmp_path):
+    from qpeft.training.trl_arguments import read_arguments
+    from qpeft.training.trl_run import run_trl
+
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"{i}", "completion": "aa"}) + "\n" for i in range(8)))
+    words = [
+        *("--model_name_or_path", str(llama_base), "--dataset_name", str(data), "--output_dir", str(tmp_path / "run")),
+        *("--max_steps=3", "--save_steps=1", "--per_device_train_batch_size=2", "--use_cpu=true", "--bf16=false"),
+        *("--report_to=none", "--adapter.r=2", "--adapter.target_modules=[q_proj]"),
+    ]
+    with pytest.raises(OutOfMemory) as told:
+        run_trl(read_arguments("sft", words), callbacks=[FailOnce(1, MemoryError())])
+    assert "at step 2" in str(told.value)
+    assert "--resume_from_checkpoint last" in str(told.value)
+    assert (tmp_path / "run/checkpoint-1/trainer_state.json").is_file()

@@ -28,6 +28,7 @@ from trl.trainer.utils import create_model_from_path
 from qpeft.errors import InputError, Interrupted, MissingDependencyError, TrainingError
 from qpeft.models import ResolvedModel, load_model, load_tokenizer, resolve_model
 from qpeft.training.callbacks import FiniteNumbers, StopOnSignal
+from qpeft.training.memory import OutOfMemory, is_out_of_memory, told_if_out_of_memory
 from qpeft.training.run import Say, parameter_table
 from qpeft.training.start import load_trained, scale_lora_start
 from qpeft.training.trackers import check_trackers
@@ -99,7 +100,7 @@ def run_trl(
 
     Raises:
         InputError: Something cannot be used; nothing has been written.
-        TrainingError: The adapter or its gradient stopped being a number.
+        TrainingError: The adapter or its gradient stopped being a number, or the memory did not suffice.
         Interrupted: The user stopped the run; a checkpoint has been saved.
     """
     settings = arguments.training
@@ -114,7 +115,8 @@ def run_trl(
     resolved = resolve_model(arguments.model.model_name_or_path, progress=say)
     tokenizer = load_tokenizer(resolved)
     train, test = _sets(arguments, tokenizer)
-    model = _base(arguments, resolved, say)
+    with told_if_out_of_memory(f"loading {resolved.reference}"):
+        model = _base(arguments, resolved, say)
     if arguments.adapter.start_from is None:
         options["peft_config"] = _adapter_config(arguments)
     else:  # with an adapter that is there already, TRL takes a copy of it as the reference
@@ -128,6 +130,14 @@ def run_trl(
     except TrainingError as error:
         raise TrainingError(
             f"{error}: lower learning_rate; what was saved before is in {settings.output_dir}"
+        ) from error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"the memory did not suffice at step {trainer.state.global_step + 1}; checkpoints saved before are in "
+            f"{settings.output_dir}: go on with --resume_from_checkpoint last and --gradient_checkpointing true, or "
+            "a smaller --per_device_train_batch_size and a larger --gradient_accumulation_steps"
         ) from error
     finally:
         for callback in callbacks:
