@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from typing import Any
 
 from rich.console import Console, ConsoleDimensions
@@ -47,19 +46,9 @@ def print_json(value: Any) -> None:
 
 def calm_libraries() -> None:
     """Keep the libraries' own progress bars and advice out of ours; warnings that concern the run remain."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    import warnings
+    from qpeft.training import library_noise
 
-    import transformers
-    from datasets.utils.logging import disable_progress_bar
-
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl|torch)\b.*")
-    warnings.filterwarnings("ignore", message="Unable to fetch remote file")
-    warnings.filterwarnings("ignore", message="Could not find a config file in")
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    disable_progress_bar()
+    library_noise.turn_off()
     logger = logging.getLogger("qpeft")
     if not any(isinstance(handler, _NotesHandler) for handler in logger.handlers):
         logger.addHandler(_NotesHandler())

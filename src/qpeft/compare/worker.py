@@ -26,7 +26,7 @@ from qpeft.errors import Diverged, InputError
 from qpeft.evaluation import Settings, run_task
 from qpeft.evaluation.perplexity import measure_loss
 from qpeft.layer import QuantumLayer
-from qpeft.training import ranks
+from qpeft.training import library_noise, ranks
 from qpeft.training.bases import BaseModels
 from qpeft.training.datasets import held_out_examples, training_examples
 from qpeft.training.execution import ExecutionSection, executing
@@ -60,6 +60,7 @@ def work(values: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _bases() -> BaseModels:
+    library_noise.turn_off()
     return BaseModels(keep=True)
 
 
