@@ -145,7 +145,7 @@ def test_a_stopped_comparison_ends_as_one_that_was_not(finished, llama_base, tmp
 
 def test_a_changed_plan_is_refused_with_the_difference(finished, llama_base):
     folder, _, _, _ = finished
-    with pytest.raises(InputError, match=r"margin: was 0.02, now 0.05.*reuse"):
+    with pytest.raises(InputError, match=r"margin: was None, now 0.05.*reuse"):
         Grid(make_plan(values(llama_base, folder, margin=0.05)))
 
 

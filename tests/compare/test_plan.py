@@ -88,4 +88,4 @@ def test_a_missing_file_and_a_list_are_refused(tmp_path):
 def test_changes_are_named():
     before = make_plan(VALUES).model_dump()
     now = make_plan(VALUES, ["margin=0.03", "adapter.r=3"]).model_dump()
-    assert changes(before, now) == ["adapter.r: was 4, now 3", "margin: was 0.02, now 0.03"]
+    assert changes(before, now) == ["adapter.r: was 4, now 3", "margin: was None, now 0.03"]

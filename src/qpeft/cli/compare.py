@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -53,18 +54,19 @@ def run(
         results.print("\nThe plan is good. Nothing was written.")
         return
     if report_only:
-        _show(grid, grid.report(), as_json)
+        grid.report()
+        _show(grid, as_json)
         return
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill saves, as Ctrl-C does
     try:
         with _Shown() as shown:
             grid.say = shown.say
-            measured = grid.run(_engine(engine, address), jobs, shown.tell)
+            grid.run(_engine(engine, address), jobs, shown.tell)
     except KeyboardInterrupt as error:
         raise Interrupted(f"finished cells are kept; go on with: qpeft compare {grid.folder}") from error
     finally:
         signal.signal(signal.SIGTERM, previous)
-    _show(grid, measured, as_json)
+    _show(grid, as_json)
 
 
 def _engine(name: str, address: str | None) -> Callable[..., Any]:
@@ -131,35 +133,19 @@ def _duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def _show(grid: Any, measured: Any, as_json: bool) -> None:
-    """The verdicts and the table of the final cells, then where the report is."""
-    import json
-
-    folder = grid.folder
+def _show(grid: Any, as_json: bool) -> None:
+    """The verdicts and the headline tables, then where the report is."""
+    report = grid.written
     if as_json:
-        print_json(json.loads((folder / "report.json").read_text(encoding="utf-8")))
+        print_json(json.loads(report.json.read_text(encoding="utf-8")))
         return
-    from qpeft.compare.ladder import climb
-    from qpeft.compare.statistics import summarise
-
-    for base, task in measured.places():
-        metric = measured.metric[task]
-        table = Table(title=f"{task} on {base}", caption="mean over seeds [95 % interval]", title_justify="left")
-        for head in ("arm", "trained", "train loss", "eval loss", metric.replace("_", " ")):
-            table.add_column(head, justify="left" if head == "arm" else "right")
-        for arm in measured.arms_at(base, task):
-            cells = measured.select(base, task, arm.name, "final", done=False)
-            trained = max((cell.accounting.trainable for cell in cells), default=0)
-            shown = [_interval(summarise(cells, name)) for name in ("train_loss", "eval_loss", metric)]
-            table.add_row(escape(arm.label), f"{trained:,}".replace(",", " ") if trained else "", *shown)
+    for name, headline in report.headlines:
+        table = Table(title=escape(name), caption="brackets: 95 % intervals", title_justify="left")
+        for head in headline.heads:
+            table.add_column(escape(head), justify="right" if table.columns else "left")
+        for row in headline.rows:
+            table.add_row(*map(escape, row))
         results.print(table)
-        results.print(escape(climb(measured, base, task).sentence))
-    notes.print(f"report: {folder / 'report.html'}   plots: {folder / 'plots'}   cells: {folder / 'cells.jsonl'}")
-
-
-def _interval(summary: Any) -> str:
-    if summary.mean is None or summary.n == 0:
-        return ""
-    if summary.low is None:
-        return f"{summary.mean:.4g}"
-    return f"{summary.mean:.4g} [{summary.low:.3g}, {summary.high:.3g}]"
+    for sentence in report.sentences:
+        results.print(escape(sentence))
+    notes.print(f"report: {report.html}   plots: {grid.folder / 'plots'}   cells: {grid.folder / 'cells.jsonl'}")

@@ -64,7 +64,7 @@ def build_arms(entries: Sequence[str | Mapping[str, Any]], adapter: Mapping[str,
         >>> adapter = {"r": 4, "bond_dim": 3, "inner_features": 32, "target_modules": ["q_proj", "v_proj"]}
         >>> arms = build_arms(["adapter", "lora", "no-entanglers"], adapter, empty_model("smollm2-135m-instruct"))
         >>> [(arm.name, arm.trainable) for arm in arms]
-        [('adapter', 55200), ('lora', 230400), ('no-entanglers', 55200)]
+        [('adapter', 49380), ('lora', 230400), ('no-entanglers', 49380)]
     """
     subject = Subject(adapter, model)
     arms: list[ArmSpec] = []

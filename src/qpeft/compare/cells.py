@@ -149,15 +149,15 @@ def final_jobs(
 ) -> Iterator[Job]:
     """The jobs that open the test set; arms without a rate in `rates` are left out."""
     arms = list(arms)
-    for arm in arms:
-        if arm.of is not None:
-            continue
-        others = [other for other in arms if other.of == arm.name]
+    trains = [arm for arm in arms if arm.of is None]
+    others = {arm.name: [other for other in arms if other.of == arm.name] for arm in trains}
+    for arm in trains:
         if arm.adapter is None:  # nothing is trained, so that one seed says it all
-            yield _job(plan, base, task, arm, 0.0, plan.seeds.final[0], "final", model, others)
-        elif arm.name in rates:
-            for seed in plan.seeds.final:
-                yield _job(plan, base, task, arm, rates[arm.name], seed, "final", model, others)
+            yield _job(plan, base, task, arm, 0.0, plan.seeds.final[0], "final", model, others[arm.name])
+    for seed in plan.seeds.final:  # seed by seed, so that a comparison that is half done has something of every arm
+        for arm in trains:
+            if arm.adapter is not None and arm.name in rates:
+                yield _job(plan, base, task, arm, rates[arm.name], seed, "final", model, others[arm.name])
 
 
 def _job(

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from qpeft.compare.catalogue import ArmSpec, build_arms
 from qpeft.compare.cells import Cells, Job, Part, final_jobs, sweep_jobs
-from qpeft.compare.grid_report import write_grid_report
+from qpeft.compare.grid_report import GridReport, write_grid_report
 from qpeft.compare.local_engine import Outcome
 from qpeft.compare.plan import Plan, changes, load_plan, make_plan, plan_yaml
 from qpeft.compare.results import CellResult, GridResults, chosen_rate
@@ -66,6 +66,7 @@ class Grid:
         self.say = say
         self.arms: dict[str, list[ArmSpec]] = {}
         self.failures: dict[str, str] = {}
+        self.written: GridReport | None = None
         self._check_folder()
         self.cells = Cells(self.folder, plan.reuse)
 
@@ -91,7 +92,7 @@ class Grid:
     def report(self) -> GridResults:
         """Write the report of what there is by now."""
         results = self.results()
-        write_grid_report(results, self.folder)
+        self.written = write_grid_report(results, self.folder)
         self.cells.gather(self._parts(), self.folder / "cells.jsonl")
         return results
 

@@ -25,7 +25,7 @@ from qpeft.training.yaml_files import read_yaml
 #: the measure that decides where a task has several
 _DECIDES = {
     "arithmetic": "strict_accuracy", "gsm8k": "answer_accuracy", "mawps": "answer_accuracy",
-    "perplexity": "loss", "dialogue": "rouge_l", "classification": "accuracy",
+    "perplexity": "loss", "dialogue": "rougel", "classification": "accuracy",
 }  # fmt: skip
 
 
@@ -114,7 +114,9 @@ class Plan(_Strict):
     training: dict[str, Any] = Field(default_factory=dict, description="keys of the recipe's training section")
     cache_activations: str | None = Field(None, description="keep activations below the adapters, up to so much: 2GB")
     keep_adapters: bool = Field(False, description="keep the trained adapters of the final cells")
-    margin: float = Field(0.02, gt=0, description="a difference that still counts as a tie, of the deciding measure")
+    margin: float | None = Field(
+        None, gt=0, description="what still counts as a tie; null: 0.02 of an accuracy, 5 % of LoRA's loss"
+    )
     reuse: list[str] = Field(default_factory=list, description="folders or .jsonl files with finished cells")
 
     @model_validator(mode="after")
