@@ -56,12 +56,15 @@ void expand(const PolynomialGroup &group, const SharedAngles<R> &shared);
 // sin and cos of shared angles and of the phases of tables, and the coefficients of polynomials. False where a weight is not finite.
 template <class R>
 bool share_angles(const Plan &plan, const double *weights, const SharedAngles<R> &shared) {
+  constexpr double kTurn = 6.283185307179586;
   bool finite = true;
   for (int j = 0; j < plan.n_angles; ++j) {
     const Angle &a = plan.angles[j];
     double alpha = a.constant;
     for (int i = 0; i < a.n_weights; ++i) alpha += a.weight_factors[i] * weights[a.weights[i]];
     finite = finite && std::isfinite(alpha);
+    // Whole turns are taken off in double: beside a large offset, float would lose the inputs' last digits.
+    if (sizeof(R) < sizeof(double) && std::fabs(alpha) > kTurn) alpha = std::remainder(alpha, kTurn);
     shared.alpha[j] = alpha;
   }
   constexpr int kWidth = kLanes<double>;

@@ -124,6 +124,20 @@ def test_singular_angles(engine, angle):
         assert_equal(built, dense_reference.evaluate, circuit, (inputs, weights, cotangent), dtype)
 
 
+@pytest.mark.parametrize("size", [100.0, 1e3, 1e4])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_weights_of_many_turns_keep_the_inputs_precise_in_float32(engine, size):
+    """Angles that add inputs to such weights lose nothing but what float32 loses beside small weights."""
+    circuit = rotation_cnot_ring(4, 1) if engine.reads_once else qtha_block(4, 2)
+    built = engine.build(circuit)
+    inputs, weights, cotangent = samples(circuit, 200, 3, torch.float32)
+    values = inputs, size * weights, cotangent
+    found = everything(built, *values)
+    expected = everything(built, *(value.double() for value in values))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.double(), b.double(), rtol=1e-5, atol=1e-5)
+
+
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(cases())
 def test_the_dense_reference_equals_central_differences(case):
