@@ -17,10 +17,12 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -205,6 +207,7 @@ def versions() -> dict[str, Any]:
             packages[name] = None
     return {
         "qpeft": __version__,
+        "commit": _commit(),
         "python": platform.python_version(),
         "packages": packages,
         "platform": platform.platform(),
@@ -212,6 +215,19 @@ def versions() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
     }
+
+
+@cache
+def _commit() -> str | None:
+    """Of the checkout this package is used from, if it is one."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return None
+    try:
+        said = subprocess.run(["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    except OSError:
+        return None
+    return said.stdout.strip() or None
 
 
 def _processor() -> str:
