@@ -34,11 +34,13 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=64, help="requests under way at once")
     parser.add_argument("--burst", type=int, default=0, help="connections at once, afterwards")
+    parser.add_argument("--batch", type=int, default=8, help="requests for one model that are answered together")
     options = parser.parse_args()
     print(f"{platform.machine()}, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:
         base, adapter = _models(Path(folder))
         command = [sys.executable, "-m", "qpeft", "serve", str(adapter), "--base", str(base), "--port", "0", "-q"]
+        command += ["--batch", str(options.batch)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout is not None
             try:

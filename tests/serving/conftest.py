@@ -3,6 +3,7 @@
 import http.client
 import json
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -77,8 +78,8 @@ class Client:
 
 
 @contextmanager
-def running(models, queue_size=64, drain_seconds=10, **settings):
-    engine = Engine(queue_size)
+def running(models, queue_size=64, drain_seconds=10, batch_size=8, **settings):
+    engine = Engine(queue_size, batch_size)
     server = Server(build_app(models, engine, **settings), engine, port=0, drain_seconds=drain_seconds)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -99,3 +100,16 @@ def serve():
 def client(served):
     with running(served, max_new_tokens=6) as (client, _, _):
         yield client
+
+
+@pytest.fixture
+def wait_until():
+    """Waits for a condition, which has to come."""
+
+    def wait(condition):
+        ends = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+
+    return wait

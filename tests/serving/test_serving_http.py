@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 
 import pytest
 import torch
@@ -197,14 +196,7 @@ class Gate:
         monkeypatch.setattr(model, "generate", held, raising=False)
 
 
-def wait_until(condition):
-    ends = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
-
-
-def test_a_full_queue_says_when_to_come_again(served, serve, monkeypatch):
+def test_a_full_queue_says_when_to_come_again(served, serve, monkeypatch, wait_until):
     gate = Gate(monkeypatch, served["lora"].model)
     with serve(served, queue_size=1) as (client, engine, _):
         waiting = [threading.Thread(target=client.chat, args=["lora"]) for _ in range(2)]
@@ -225,7 +217,7 @@ def test_a_full_queue_says_when_to_come_again(served, serve, monkeypatch):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_stops_its_generation(served, serve, stream):
+def test_a_client_that_leaves_stops_its_generation(served, serve, stream, wait_until):
     """The answer would be 400 tokens long; both the one being written and the one that waits are forgotten."""
     with serve(served) as (client, engine, _):
         body = {"model": "circuits", "messages": HELLO, "max_tokens": 400, "stream": stream, "seed": 1}
@@ -254,7 +246,7 @@ def test_a_model_that_fails_is_told_and_the_next_request_is_answered(served, ser
         assert client.chat("lora")[0] == 200
 
 
-def test_ending_lets_open_requests_finish(served, serve, monkeypatch):
+def test_ending_lets_open_requests_finish(served, serve, monkeypatch, wait_until):
     gate = Gate(monkeypatch, served["lora"].model)
     said = []
     with serve(served) as (client, engine, server):

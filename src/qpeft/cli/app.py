@@ -239,15 +239,26 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     queue: Annotated[int, typer.Option(min=1, help="Most requests that wait; others are told to come again.")] = 64,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Most requests for one model that are answered together [default: 8].")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer to a chat that names no limit.")] = 512,
-    dtype: Annotated[str, typer.Option(help="Precision of the base: float32, bfloat16, float16, auto.")] = "float32",
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Precision of the base: float32 (the default, unless it is quantised), bfloat16, float16."),
+    ] = None,
+    executor: Executor = None,
+    chip: Chip = None,
+    shots: Shots = None,
+    tokens: Tokens = None,
     quiet: Quiet = False,
 ) -> None:
     """Serve models over HTTP in the form of OpenAI's API, adapters that do not merge too."""
     from qpeft.cli import serve as command
 
     _speak(quiet, False)
-    command.run(targets, base, host, port, queue, max_new_tokens, dtype)
+    execution = {"executor": executor, "chip": chip, "shots": shots, "tokens": tokens}
+    command.run(targets, base, host, port, queue, batch, max_new_tokens, dtype, execution)
 
 
 @app.command()

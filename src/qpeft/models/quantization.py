@@ -69,6 +69,23 @@ def keep_differentiable(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def beside_parameters(model: Any) -> list[Any]:
+    """What quantised layers hold beside their parameters, for other layers that share it.
+
+    In its first pass an 8-bit layer takes the numbers out of its weight, and a second layer with that weight would
+    find none: so they are taken out here.
+    """
+    held: list[Any] = []
+    for module in model.modules():
+        if hasattr(module, "init_8bit_state"):
+            if module.weight.CB is not None:
+                module.init_8bit_state()
+            held += [module.state.CB, module.state.SCB]
+        elif getattr(module, "quant_state", None) is not None:
+            held.append(module.quant_state)
+    return held
+
+
 def quantized_weights(model: Any) -> list[int]:
     """Sizes of the matrices of a model that would be quantised: of its frozen linear layers, but not of its head."""
     from torch import nn

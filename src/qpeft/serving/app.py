@@ -20,11 +20,12 @@ from starlette.routing import Route
 
 from qpeft.errors import InputError
 from qpeft.serving.answers import Answer, error, model_entry, server_sent
-from qpeft.serving.engine import Engine, Event, Job, QueueFull
+from qpeft.serving.engine import Engine, QueueFull
 from qpeft.serving.models import ServedModel
 from qpeft.serving.page import render_page
 from qpeft.serving.prompts import prepare
 from qpeft.serving.requests import BadRequest, ChatRequest, CompletionRequest, read_request
+from qpeft.serving.writing import Event, Job
 
 MAX_BODY = 4 << 20
 

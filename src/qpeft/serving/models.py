@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from qpeft.data.formatting import Format
 from qpeft.errors import InputError
 from qpeft.evaluation.generation import end_ids
 from qpeft.models import load_model, load_tokenizer
+from qpeft.models.quantization import beside_parameters
 from qpeft.training.target import Found, attach_adapter, find_target
 
 
@@ -68,7 +69,7 @@ class ServedModel:
 def open_models(
     targets: Sequence[str],
     base: str | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
     device: str = "auto",
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, ServedModel]:
@@ -77,7 +78,8 @@ def open_models(
     Args:
         targets: Run or adapter folders, or a base model; `name=folder` gives one another name than its folder's.
         base: Use this base instead of the one that the adapters name.
-        dtype: Precision of the base. Decoding on a CPU is fastest in float32.
+        dtype: Precision of the base; by default float32, which decodes fastest on a CPU. A base that the runs were
+            trained on in 8 or 4 bits is held so again, and the rest of it by default in the precision of the training.
         device: As for `qpeft.models.load_model`.
         say: Receives one sentence a step.
 
@@ -85,9 +87,10 @@ def open_models(
         What is served by name: the adapters in the given order, then the base.
 
     Raises:
-        InputError: Two have one name or different bases, one is a classifier, or cannot be opened.
+        InputError: Two have one name or different bases (or one base in 4 bits and one as it is), one is a
+            classifier, or cannot be opened.
     """
-    named = [_named(target) for target in targets]
+    named = [named_target(target) for target in targets]
     if base is None:
         base = named[0][1].base
         for target, (_, place) in zip(targets, named, strict=True):
@@ -106,7 +109,10 @@ def open_models(
     base_name = _base_name(base)
     if base_name in found:
         raise InputError(f"{base_name} is also the name of the base: give the run another, as other=path/to/run")
-    model = load_model(base, dtype=dtype, device=device, progress=say)
+    quantization, trained_dtype = _precision(found)
+    if quantization is not None:
+        say(f"the base is held in {quantization.replace('bit', ' bits')}, as in the training")
+    model = load_model(base, dtype=dtype or trained_dtype, device=device, quantization=quantization, progress=say)
     tokenizer = load_tokenizer(base, progress=say)
     served: dict[str, ServedModel] = {}
     for name, place in found.items():
@@ -124,11 +130,26 @@ def open_models(
 
 def share_weights(model: nn.Module) -> Any:
     """A second tree of modules over the very tensors of a model: layers put into the one are not in the other."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, memo={id(tensor): tensor for tensor in tensors})
+    shared = [*model.parameters(), *model.buffers(), *beside_parameters(model)]
+    return copy.deepcopy(model, memo={id(one): one for one in shared})
 
 
-def _named(target: str) -> tuple[str, Found]:
+def _precision(found: Mapping[str, Found]) -> tuple[str | None, str]:
+    """How the base is quantised, as all runs on it were trained, and the precision of the rest."""
+    models = {name: place.recipe.model if place.recipe else None for name, place in found.items()}
+    quantised = {name: (own.quantization, own.dtype) for name, own in models.items() if own and own.quantization}
+    if not quantised:
+        return None, "float32"
+    if len(quantised) < len(found) or len(set(quantised.values())) > 1:
+        held = ", ".join(f"{name}: {' and '.join(quantised.get(name) or ['not quantised'])}" for name in found)
+        raise InputError(
+            f"these adapters had bases of different precision in their training ({held}): serve them apart"
+        )
+    return next(iter(quantised.values()))
+
+
+def named_target(target: str) -> tuple[str, Found]:
+    """The name that `name=folder` gives, or else that of the folder or base, and what is there."""
     name, equals, place = target.partition("=")
     if equals and name and place and not Path(target).exists():
         return name, find_target(place)

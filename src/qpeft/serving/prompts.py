@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qpeft.data.formatting import render
-from qpeft.serving.engine import Sampling
+from qpeft.serving.drawing import Sampling
 from qpeft.serving.models import ServedModel
 from qpeft.serving.requests import BadRequest, ChatRequest, CompletionRequest
 

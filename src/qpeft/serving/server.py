@@ -16,6 +16,7 @@ from qpeft.serving.engine import Engine
 
 _BACKLOG = 4096
 _OWN_FILES = 200  # of all open files, those that are not connections
+_LAST_WORDS = 5  # seconds in which clients are told that their answer ends unfinished
 
 
 class Server:
@@ -26,7 +27,7 @@ class Server:
         engine: Its engine, which is closed at the end.
         host: Address to listen on.
         port: 0 takes a free one.
-        drain_seconds: How long open requests may go on once the server is to end.
+        drain_seconds: How long open requests may go on once the server is to end; then they are told an error.
         stopping: Called once when that begins, with the number of open requests.
 
     Attributes:
@@ -56,10 +57,12 @@ class Server:
         # The application answers every fault itself; the levels below would log request by request.
         config = uvicorn.Config(
             app, http="h11", ws="none", lifespan="off", log_config=None, log_level="critical", access_log=False,
-            limit_concurrency=_most_connections(), backlog=_BACKLOG, timeout_graceful_shutdown=drain_seconds,
-            server_header=False,
+            limit_concurrency=_most_connections(), backlog=_BACKLOG,
+            timeout_graceful_shutdown=drain_seconds + _LAST_WORDS, server_header=False,
         )  # fmt: skip
-        self._server = _Uvicorn(config, lambda: stopping(engine.open_jobs))
+        self._server = _Uvicorn(
+            config, lambda: stopping(engine.open_jobs), threading.Timer(drain_seconds, engine.stop)
+        )
 
     def run(self) -> None:
         """Serve until a signal: after Ctrl-C `KeyboardInterrupt` follows, SIGTERM is a good end."""
@@ -75,13 +78,19 @@ class Server:
 
 
 class _Uvicorn(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, stopping: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, stopping: Callable[[], None], patience: threading.Timer) -> None:
         super().__init__(config)
         self._stopping = stopping
+        self._patience = patience
+        patience.daemon = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopping()
-        await super().shutdown(sockets)
+        self._patience.start()
+        try:
+            await super().shutdown(sockets)
+        finally:
+            self._patience.cancel()
 
 
 @contextlib.contextmanager
