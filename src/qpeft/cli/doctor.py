@@ -72,6 +72,7 @@ def examine() -> dict[str, dict[str, Any]]:
         },
         "circuits": {
             "on the processor": _native_kernel(),
+            "on CUDA devices": _on_cuda(),
             "on other devices": "plain torch",
             "check": _check_circuit(torch),
         },
@@ -92,6 +93,12 @@ def _native_kernel() -> str:
 
     found = native.description()
     return found if native.available() else f"plain torch, because the native kernel is {found}"
+
+
+def _on_cuda() -> str:
+    from qpeft.simulators import cuda
+
+    return cuda.description()
 
 
 def _free(path: Path) -> str:

@@ -1,7 +1,8 @@
 r"""Exact expectations ``<P_m>`` of a batch, differentiable for inputs and weights.
 
-Three engines share the work. On a processor it is the native kernel (:mod:`qpeft.simulators.native`). On other
-devices, and where nothing was compiled, it is plain torch: light cones where every observable depends on few qubits
+On a processor it is the native kernel (:mod:`qpeft.simulators.native`) that does the work; on a CUDA device, for few
+qubits, kernels in Triton (:mod:`qpeft.simulators.triton_engine`). On other devices, for more qubits, and where nothing
+was compiled or installed, it is plain torch: light cones where every observable depends on few qubits
 and inputs enter only at the start (:mod:`qpeft.simulators.lightcone`), else the whole state vector
 (:mod:`qpeft.simulators.statevector`). All go through the batch in pieces that fit into the processor's cache, so
 memory is bounded whatever the batch is, and keep nothing for the backward pass except inputs and weights.
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from qpeft.circuits import Circuit
 from qpeft.errors import InputError
-from qpeft.simulators import native
+from qpeft.simulators import cuda, native
 from qpeft.simulators.lightcone import LightConeEngine
 from qpeft.simulators.lowering import lower
 from qpeft.simulators.statevector import StateVectorEngine
@@ -96,6 +97,10 @@ def engine(key: str, device: str = "cpu", check: bool = True) -> _Engine:
     circuit = Circuit.from_key(key)
     if device == "cpu" and native.available():
         return native.NativeEngine(circuit, check=check)
+    if device == "cuda":
+        chosen = cuda.engine(circuit)
+        if chosen is not None:
+            return chosen
     if circuit.n_qubits > _MAX_QUBITS_TORCH:
         raise InputError(
             f"{circuit.n_qubits} qubits need the native kernel, which is {native.description()}; without it the "
