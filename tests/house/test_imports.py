@@ -12,7 +12,7 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "qpeft"
 
 FLOORS = {
-    "errors": 0, "version": 0, "deadline": 0,
+    "errors": 0, "version": 0, "deadline": 0, "quiet_import": 0,
     "circuits": 1,
     "simulators": 2, "chips": 2,
     "qpu": 3,
