@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qpeft.circuits import Circuit, Gate, Input
+from qpeft.circuits import Circuit, Gate, Input, Observable
 from qpeft.simulators.lowering import ControlledTurn, Permutation, Phase, Turn, lower
 from qpeft.simulators.steps import Angles, PermutationStep
 from qpeft.simulators.tables import Constant, Tables
@@ -38,7 +38,7 @@ def problem() -> str | None:
         return "is not installed"
     if not torch.cuda.is_available():
         return "finds no CUDA device"
-    circuit = Circuit(1, (Gate("RY", 0, Input(0)),), ("Z0",))  # cos(x)
+    circuit = Circuit(1, (Gate("RY", (0,), Input(0)),), (Observable("Z0"),))  # cos(x)
     inputs, weights = torch.linspace(-3, 3, 7, device="cuda")[:, None], torch.empty(0, device="cuda")
     try:
         engine = TritonEngine(circuit)

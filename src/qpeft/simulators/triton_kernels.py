@@ -13,6 +13,8 @@ which block came first.
 This module imports Triton; only the engine imports it, when it is asked for.
 """
 
+# mypy: disable-error-code="no-untyped-def"
+# (Triton's compiler gives the arguments their types.)
 from __future__ import annotations
 
 import triton
