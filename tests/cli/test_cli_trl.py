@@ -128,6 +128,19 @@ def test_lora_may_start_with_a_multiple_of_its_random_a(qpeft, llama_base, tmp_p
         torch.testing.assert_close(three[name], 3 * value)
 
 
+def test_weights_beyond_the_memory_are_refused_before_they_are_loaded(trl, tmp_path, monkeypatch):
+    """Of the tiny model, in the 4 and in the 2 bytes of a number."""
+    monkeypatch.setattr("qpeft.training.memory_check.available_bytes", lambda _: 80_000.0)
+    monkeypatch.setattr(trl_run, "load_model", lambda *_, **__: pytest.fail("loaded"))
+    said = trl("sft")
+    assert said.code == 2
+    assert "the weights alone need about 0.00 GB" in said.err
+    assert not (tmp_path / "run").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr("qpeft.training.memory_check.available_bytes", lambda _: 80_000.0)
+    assert trl("sft", "--dtype", "bfloat16", steps=1).code == 0
+
+
 def test_any_method_of_peft(trl, llama_base, tmp_path):
     said = trl("sft", "--method", "lora", "--adapter.bond_dim", "3", steps=1)
     assert said.code == 2

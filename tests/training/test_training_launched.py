@@ -81,3 +81,24 @@ def test_what_cannot_be_used_is_said_once(llama_base, tmp_path):
     assert ran.stderr.count("training.learning_rate") == 1
     assert ran.stderr.count("error:") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_trls_trainer_on_two_processes(llama_base, tmp_path):
+    """The first process alone speaks, and only of the run; what cannot be used is said once."""
+    run = tmp_path / "run"
+    command = [
+        "-m", "qpeft", "sft", "--model_name_or_path", llama_base, "--dataset_name", "arithmetic",
+        "--arithmetic_problems", 16, "--arithmetic_steps", 1, "--adapter.r", 2, "--adapter.bond_dim", 2,
+        "--adapter.inner_features", 8, "--adapter.target_modules", "q_proj", "--learning_rate", "1e-2",
+        "--max_steps", 3, "--per_device_train_batch_size", 2, "--save_steps", 2, "--output_dir", run, "--json",
+    ]  # fmt: skip
+    ran = launch(*command)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["steps"] == 3
+    assert not any(noise in ran.stderr for noise in ("Warning", "WARNING", "[rank", "it/s]", "Traceback")), ran.stderr
+    assert any(value.abs().max() > 0 for value in load_file(run / "adapter_model.safetensors").values())
+    again = launch(*command)
+    assert again.returncode != 0
+    assert again.stderr.count("already holds a run") == 1
+    assert again.stderr.count("error:") == 1

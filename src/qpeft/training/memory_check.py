@@ -18,10 +18,12 @@ import pyarrow.compute as pc
 import torch
 
 from qpeft.errors import InputError
+from qpeft.models.quantization import BYTES, quantized_weights
 from qpeft.training import labelled_loss, ranks
 from qpeft.training.footprint import Sizes, model_config, sizes_of
 from qpeft.training.memory import available_bytes
 from qpeft.training.recipe import Recipe
+from qpeft.training.trace import meta_model
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,40 @@ def check_memory(recipe: Recipe, train: Any, place: str, say: Callable[[str], No
         return
     way = _way_out(recipe, sizes, batch, have, device, loaded)
     raise InputError(f"{told}; {way} (training.memory_check=false starts it all the same)")
+
+
+def check_weights(name: str, adapter: Any, dtype: str, quantization: str | None = None) -> None:
+    """Refuse a run whose weights alone would not fit into the main memory, where steps cannot be sized.
+
+    Args:
+        name: Base model.
+        adapter: The adapter's config.
+        dtype: Precision of the base, or `auto` for the stored one.
+        quantization: Of the base.
+
+    Raises:
+        InputError: They need over a tenth more than there is.
+    """
+    try:
+        config = model_config(name)
+        stored = getattr(config, "dtype", None) or torch.float32
+        exact = stored if dtype == "auto" else getattr(torch, dtype)
+        model = meta_model(config, adapter, exact)
+    except InputError:  # loading the model tells it better
+        return
+    except Exception as error:  # foreign code on tensors without numbers
+        logger.info("the memory of %s cannot be estimated (%s)", name, error)
+        return
+    frozen = float(sum(part.numel() * part.element_size() for part in model.parameters() if not part.requires_grad))
+    if quantization is not None:
+        frozen += sum(quantized_weights(model)) * (BYTES[quantization] - exact.itemsize)
+    trained = 16 * sum(part.numel() for part in model.parameters() if part.requires_grad)
+    need, have = frozen + _sharers("cpu") * trained, available_bytes("cpu")
+    if need > _MARGIN * have:
+        raise InputError(
+            f"the weights alone need about {need / 1e9:.2f} GB of memory, and {have / 1e9:.2f} GB are free: take a "
+            "smaller model, another dtype, or a machine with more memory"
+        )
 
 
 def _ceiling(config: Any, tokens: int) -> float:

@@ -27,8 +27,10 @@ from trl.trainer.utils import create_model_from_path
 
 from qpeft.errors import InputError, Interrupted, MissingDependencyError, TrainingError
 from qpeft.models import ResolvedModel, load_model, load_tokenizer, resolve_model
+from qpeft.training import ranks
 from qpeft.training.callbacks import FiniteNumbers, StopOnSignal
 from qpeft.training.memory import OutOfMemory, is_out_of_memory, told_if_out_of_memory
+from qpeft.training.memory_check import check_weights
 from qpeft.training.run import Say, parameter_table
 from qpeft.training.start import load_trained, scale_lora_start
 from qpeft.training.trackers import check_trackers
@@ -104,29 +106,21 @@ def run_trl(
         Interrupted: The user stopped the run; a checkpoint has been saved.
     """
     settings = arguments.training
-    start = _checkpoint(arguments)
-    report_to = [settings.report_to] if isinstance(settings.report_to, str) else list(settings.report_to or [])
-    check_trackers([name for name in report_to if name not in ("none", "all")])
-    options: dict[str, Any] = {}
-    if arguments.kind == "grpo":
-        options["reward_funcs"] = _rewards(arguments, rewards, say)
-    if not arguments.model.model_name_or_path:
-        raise InputError("no base model is named: give --model_name_or_path smollm2-135m-instruct, a folder or a file")
-    resolved = resolve_model(arguments.model.model_name_or_path, progress=say)
-    tokenizer = load_tokenizer(resolved)
-    train, test = _sets(arguments, tokenizer)
-    with told_if_out_of_memory(f"loading {resolved.reference}"):
-        model = _base(arguments, resolved, say)
-    if arguments.adapter.start_from is None:
-        options["peft_config"] = _adapter_config(arguments)
-    else:  # with an adapter that is there already, TRL takes a copy of it as the reference
-        model = _started(arguments, model)
+    ranks.join()
     stop = StopOnSignal()
-    trainer = _trainer(arguments, model, train, test, tokenizer, [FiniteNumbers(), stop, *callbacks], options)
+    with ranks.together():
+        start = _checkpoint(arguments)
+        trainer = _prepared(arguments, rewards, [FiniteNumbers(), stop, *callbacks], say)
+    ranks.keep(trainer)
     started = time.monotonic()
     try:
-        with stop:
+        with stop, ranks.told_if_lost():
             trainer.train(resume_from_checkpoint=start)
+    except ranks.RankLost as error:
+        raise ranks.RankLost(
+            f"{error}; checkpoints saved before are in {settings.output_dir}: go on with the same command and "
+            "--resume_from_checkpoint last"
+        ) from error
     except TrainingError as error:
         raise TrainingError(
             f"{error}: lower learning_rate; what was saved before is in {settings.output_dir}"
@@ -142,11 +136,12 @@ def run_trl(
     finally:
         for callback in callbacks:
             getattr(callback, "close", lambda: None)()
-    if stop.stopped_at is not None:
-        raise Interrupted(
-            f"stopped at step {stop.stopped_at} of {trainer.state.max_steps}, everything is saved; go on with the "
-            "same command and --resume_from_checkpoint last"
-        )
+    with ranks.together():
+        if stop.stopped_at is not None:
+            raise Interrupted(
+                f"stopped at step {stop.stopped_at} of {trainer.state.max_steps}, everything is saved; go on with the "
+                "same command and --resume_from_checkpoint last"
+            )
     seconds = time.monotonic() - started
     trainer.save_model(settings.output_dir)
     trainer.save_state()
@@ -163,6 +158,39 @@ def run_trl(
     if hasattr(trainer, "end"):  # from transformers 5.18 on
         trainer.end()  # trackers and, of several processes, their group
     return result
+
+
+def _prepared(
+    arguments: TrlArguments, rewards: Sequence[Callable[..., Any]], callbacks: list[TrainerCallback], say: Say
+) -> Any:
+    """The trainer, ready to start."""
+    settings = arguments.training
+    report_to = [settings.report_to] if isinstance(settings.report_to, str) else list(settings.report_to or [])
+    check_trackers([name for name in report_to if name not in ("none", "all")])
+    options: dict[str, Any] = {}
+    if arguments.kind == "grpo":
+        options["reward_funcs"] = _rewards(arguments, rewards, say)
+    if not arguments.model.model_name_or_path:
+        raise InputError("no base model is named: give --model_name_or_path smollm2-135m-instruct, a folder or a file")
+    resolved = resolve_model(arguments.model.model_name_or_path, progress=say)
+    tokenizer = load_tokenizer(resolved)
+    train, test = _sets(arguments, tokenizer)
+    _check_memory(arguments, resolved)
+    with told_if_out_of_memory(f"loading {resolved.reference}"):
+        model = _base(arguments, resolved, say)
+    if arguments.adapter.start_from is None:
+        options["peft_config"] = _adapter_config(arguments)
+    else:  # with an adapter that is there already, TRL takes a copy of it as the reference
+        model = _started(arguments, model)
+    return _trainer(arguments, model, train, test, tokenizer, callbacks, options)
+
+
+def _check_memory(arguments: TrlArguments, resolved: ResolvedModel) -> None:
+    model = arguments.model
+    if ranks.asks_for_shards() or arguments.training.model_init_kwargs or arguments.training.trust_remote_code:
+        return
+    kind = "4bit" if model.load_in_4bit else "8bit" if model.load_in_8bit else None
+    check_weights(str(resolved.folder), _adapter_config(arguments), model.dtype or "auto", kind)
 
 
 def _checkpoint(arguments: TrlArguments) -> str | None:
