@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel, get_peft_model
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState, set_seed
 
@@ -98,6 +99,8 @@ def prepare(recipe: Recipe, say: Say = lambda _: None, bases: BaseModels | None 
     check_memory(recipe, data.train, place, say, loaded=bases.holds(section, place))
     with told_if_out_of_memory(f"loading {section.name}"):
         model = bases.model(section, place, say)
+    if place.startswith("cuda:"):
+        torch.cuda.set_device(place)  # the trainer moves the model to the current GPU
     refuse_longer(data, model.config, section.name)
     config.task_type = "SEQ_CLS" if section.task == "sequence-classification" else "CAUSAL_LM"
     set_seed(recipe.training.seed)
