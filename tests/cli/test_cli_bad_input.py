@@ -260,8 +260,8 @@ def test_too_little_memory(qpeft, write_recipe, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: 9 bytes")
 
-    monkeypatch.setattr("qpeft.training.run.load_model", fail)
-    refused(qpeft("train", write_recipe()), "not enough memory", code=1)
+    monkeypatch.setattr("qpeft.training.bases.load_model", fail)
+    refused(qpeft("train", write_recipe()), "memory did not suffice", "smaller model", code=1)
 
 
 def test_a_fault_of_the_program_shows_where_it_is(capsys, monkeypatch):

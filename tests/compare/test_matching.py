@@ -105,7 +105,7 @@ def test_modules_trained_whole_are_counted(model):
 
 
 def test_methods_and_targets_that_are_not_there_are_refused(model):
-    with pytest.raises(InputError, match="size of method 'orthogonal' is not known here; there are: boft, c3a"):
+    with pytest.raises(InputError, match="size of method 'orthogonal' is not known here; there are: c3a"):
         match_count({"method": "orthogonal"}, 100, model)
     with pytest.raises(InputError, match="'fourierf' is not known here; did you mean fourierft"):
         match_count({"method": "fourierf"}, 100, model)

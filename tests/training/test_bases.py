@@ -1,9 +1,10 @@
-"""A base that many runs of one process share: the same numbers as with a base of their own, and never a changed one."""
+"""A base that many runs of one process share: the same numbers as with one of their own, and never a changed one."""
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from qpeft.errors import InputError
 from qpeft.training import RunFolder, make_recipe, train
 from qpeft.training.bases import BaseModels, checksum
 from tiny_base import recipe_values
@@ -50,7 +51,7 @@ def test_a_base_whose_weights_were_changed_is_loaded_anew(llama_base, tmp_path):
 def test_an_adapter_that_could_not_be_finished_is_taken_off(llama_base, tmp_path):
     bases = BaseModels(keep=True)
     wrong = {"method": "lora", "r": 2, "target_modules": ["q_proj"], "layers_to_transform": [7]}
-    with pytest.raises(ValueError):
+    with pytest.raises(InputError, match="does not fit"):
         train(make_recipe(recipe_values(llama_base, tmp_path / "wrong", adapter=wrong)), bases=bases)
     bases.release()
     alone = adapter_of(llama_base, tmp_path / "alone", METHODS["lora"])

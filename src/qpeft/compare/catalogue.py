@@ -277,7 +277,7 @@ def _base(name: str, subject: Subject) -> ArmSpec:
 def _label(method: str) -> str:
     """A method's name as papers write it."""
     names = {
-        "lora": "LoRA", "oft": "OFT", "boft": "BOFT", "vera": "VeRA", "lokr": "LoKr", "loha": "LoHa", "ia3": "IA3",
+        "lora": "LoRA", "oft": "OFT", "vera": "VeRA", "lokr": "LoKr", "loha": "LoHa", "ia3": "IA3",
         "fourierft": "FourierFT", "waveft": "WaveFT", "tinylora": "TinyLoRA", "randlora": "RandLoRA", "hra": "HRA",
         "delora": "DeLoRA", "c3a": "C3A", "miss": "MiSS", "hira": "HiRA",
     }  # fmt: skip

@@ -50,7 +50,6 @@ def _projected_rank(u: int) -> dict[str, Any]:
 
 KNOBS: dict[str, Knob] = {
     "lora": Knob("r", alpha="lora_alpha", per_module=True),
-    "boft": Knob("boft_block_size", "inputs", lowest=2, note="trains several times slower than LoRA"),
     "c3a": Knob("block_size", "widths", fixed={"init_weights": True}),
     "delora": Knob("r", per_module=True),
     "fourierft": Knob("n_frequency", fixed={"init_weights": True}),

@@ -135,7 +135,7 @@ def _measure(model: nn.Module, recipe: Recipe, bases: BaseModels, test: Sequence
     items = {
         name: tuple(_rounded(float(record[key])) for record in result.records)
         for key, name in _ITEMS.items()
-        if result.records and key in result.records[0]
+        if result.records and all(record.get(key) is not None for record in result.records)
     }
     measured: dict[str, Any] = {
         "metrics": {name: _rounded(metric.value) for name, metric in result.metrics.items()},

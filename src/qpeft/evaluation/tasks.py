@@ -174,7 +174,7 @@ def _run_perplexity(
         "tokens": Metric(loss.tokens),
         "truncated": Metric(report.truncated),
     }
-    records = [{"loss": total, "tokens": tokens} for total, tokens in loss.by_sample]
+    records = [{"loss": total if math.isfinite(total) else None, "tokens": tokens} for total, tokens in loss.by_sample]
     return EvalResult("perplexity", loss.samples, metrics, records)
 
 

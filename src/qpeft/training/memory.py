@@ -7,6 +7,7 @@ what each control group around this process leaves below its limit, caches of fi
 from __future__ import annotations
 
 import errno
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ def peak_memory_bytes(device: str) -> int:
 def available_bytes(device: str) -> float:
     """Memory that this process can still take on a device (`cpu`, `cuda`, `cuda:1`), in bytes."""
     if device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            return math.inf  # loading the model says what is wrong
         return float(torch.cuda.mem_get_info(torch.device(device))[0])
     return min([float(psutil.virtual_memory().available), *_left_in_groups()])
 
