@@ -1,9 +1,11 @@
 """A function on two gloo processes, within a time limit."""
 
 import os
+import socket
 import time
 
 import pytest
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
@@ -17,6 +19,22 @@ def run_on_two_processes(worker, *arguments, seconds=180):
             for process in context.processes:
                 process.kill()
             pytest.fail(f"two processes did not finish within {seconds} s")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def become(rank: int, port: int) -> None:
+    """Take the place that a launcher gives to a process."""
+    from qpeft.training import ranks  # heavy, and not every user of this module trains
+
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}  # fmt: skip
+    ranks.join()
 
 
 def leave():

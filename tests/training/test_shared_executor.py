@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -22,25 +21,12 @@ from qpeft.training import make_recipe, ranks, train
 from qpeft.training.execution import ExecutionSection, _opened
 from qpeft.training.run_folder import read_metrics
 from tiny_base import recipe_values
-from two_processes import leave, run_on_two_processes
+from two_processes import become, free_port, leave, run_on_two_processes
 
 CHIP = {"executor": "virtual-wukong", "shots": 200, "tokens": "last", "max_blocks": 4}
 ADAPTER = {"method": "qtha", "r": 2, "arch": "quantum", "target_modules": ["q_proj"]}
 CIRCUIT = qtha_block(n_qubits=2, n_layers=1)
 RULES = ("twin", "shift", "spsa")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def become(rank: int, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}  # fmt: skip
-    ranks.join()
 
 
 def refusal(action) -> str:

@@ -3,7 +3,6 @@
 import os
 import shlex
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -27,24 +26,10 @@ from qpeft.training.recipe import load_recipe
 from qpeft.training.run_folder import read_metrics
 from qpeft.training.workload import steps_of
 from tiny_base import recipe_values
-from two_processes import leave, run_on_two_processes
+from two_processes import become, free_port, leave, run_on_two_processes
 
 ROOT = Path(__file__).parents[2]
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def become(rank: int, port: int) -> None:
-    """Take the place that a launcher gives to a process."""
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}  # fmt: skip
-    ranks.join()
 
 
 def adapted(base):
