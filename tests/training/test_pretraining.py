@@ -113,6 +113,18 @@ def test_finished_folder_is_used_again_and_another_refused(made, monkeypatch):
         pretrain(Pretraining(**{**TINY, "steps": 7}), made)
 
 
+def test_the_same_model_made_elsewhere_is_copied_and_another_is_not(made, tmp_path):
+    other = {**TINY, "steps": 1}
+    others = [tmp_path / "missing", pretrain(Pretraining(**other), tmp_path / "other"), made]
+    said = []
+    copied = pretrain(Pretraining(**TINY), tmp_path / "copied", say=said.append, made=others)
+    assert str(made) in said[-1]
+    assert {file.name: file.read_bytes() for file in copied.iterdir()} == {
+        file.name: file.read_bytes() for file in made.iterdir()
+    }
+    assert not list(tmp_path.glob(".copied.partial*"))
+
+
 def test_changed_weights_and_foreign_folders_are_refused(tmp_path):
     settings = Pretraining(**{**TINY, "steps": 1})
     folder = pretrain(settings, tmp_path / "small")

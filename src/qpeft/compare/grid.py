@@ -150,7 +150,8 @@ class Grid:
                 models[name] = base.model.name
             else:
                 folder = self.folder / "bases" / name
-                models[name] = str(pretrain(read_pretraining(base.pretrain), folder, self.say))
+                made = [Path(other) / "bases" / name for other in self.plan.reuse]
+                models[name] = str(pretrain(read_pretraining(base.pretrain), folder, self.say, made=made))
         if (self.folder / "arms.json").exists():
             self._read_arms()
             return models

@@ -17,7 +17,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -111,7 +111,11 @@ def read_pretraining(values: Mapping[str, Any]) -> Pretraining:
 
 
 def pretrain(
-    settings: Pretraining, folder: str | Path, say: Say = lambda _: None, progress: Progress | None = None
+    settings: Pretraining,
+    folder: str | Path,
+    say: Say = lambda _: None,
+    progress: Progress | None = None,
+    made: Iterable[Path] = (),
 ) -> Path:
     """Make the small Llama of some settings, or find it made.
 
@@ -122,6 +126,7 @@ def pretrain(
             weights and the accuracies on problems of one, two and three steps.
         say: Receives one sentence a stage.
         progress: Called with (steps done, steps in all, loss) after each step.
+        made: Folders that may hold the same model: the first one that does is copied.
 
     Returns:
         The folder.
@@ -139,7 +144,12 @@ def pretrain(
             shutil.rmtree(leftover, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
         try:
-            _make(settings, draft, say, progress)
+            same = next((other for other in made if _is_same(settings, other)), None)
+            if same is not None:
+                say(f"copying the small Llama of {same}")
+                shutil.copytree(same, draft, dirs_exist_ok=True)
+            else:
+                _make(settings, draft, say, progress)
             draft.chmod(0o755)
             if folder.exists():
                 folder.rmdir()  # empty, or it would have been refused
@@ -185,6 +195,13 @@ def _is_finished(settings: Pretraining, folder: Path) -> bool:
         if sha256_of(folder / "model.safetensors") == weights:
             return True
     raise InputError(f"the weights in {folder} are not those that were made there: remove the folder to make it again")
+
+
+def _is_same(settings: Pretraining, folder: Path) -> bool:
+    try:
+        return _is_finished(settings, folder)
+    except InputError:
+        return False
 
 
 def _make(settings: Pretraining, folder: Path, say: Say, progress: Progress | None) -> None:
