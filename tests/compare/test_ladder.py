@@ -151,6 +151,22 @@ def test_every_arm_of_a_rung_counts(arm, rung):
     assert f"All seeds of {arm} diverged." in lost.rungs[rung - 1].evidence
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "trained", "decided"),
+    [(0.6, 262, True), (0.6, 200, None), (0.6, 300, True), (0.9, 262, False), (0.9, 200, False), (0.9, 300, None)],
+)
+def test_an_arm_of_another_count_decides_only_against_its_numbers(accuracy, trained, decided):
+    results = grid(GOOD | {"oft-same-count": accuracy})
+    cells = [
+        replace(cell, accounting=replace(cell.accounting, trainable=trained)) if cell.arm == "oft-same-count" else cell
+        for cell in results.cells
+    ]
+    third = verdict(replace(results, cells=tuple(cells))).rungs[2]
+    assert third.reached is decided
+    assert (f"It trains {trained} numbers, not 250" in third.evidence) == (trained != 262)
+    assert third.evidence.endswith("and does not decide.") == (decided is None)
+
+
 def test_every_surrogate_counts(monkeypatch):
     monkeypatch.setitem(KINDS, "surrogate", "control")
     monkeypatch.setitem(KINDS, "classical-dense", "control")

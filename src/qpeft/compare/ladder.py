@@ -13,13 +13,13 @@ correction, rung 2 for an interval that lies entirely above minus the margin. Th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from qpeft.compare.intervals import over_seeds
-from qpeft.compare.results import CellResult, GridResults
+from qpeft.compare.results import SAME_COUNT, CellResult, GridResults
 from qpeft.compare.statistics import (
     Comparison,
     all_comparisons,
@@ -39,7 +39,7 @@ NAMES = {
     5: "no cheap surrogate matches it",
     6: "wins in time or energy",
 }
-_LORA, _SAME_COUNT, _SURROGATE = "lora", "lora-same-count", "classical"
+_LORA, _MATCHED_LORA, _SURROGATE = "lora", "lora-same-count", "classical"
 _SURROGATES = ("classical", "surrogate")  # and what begins with these names
 #: a tie, and what a design has to be able to see, unless the plan says otherwise
 _MARGIN_OF_SHARES, _MARGIN_OF_OTHERS = 0.02, 0.05
@@ -202,7 +202,7 @@ def _beats_matched(place: _Place) -> _Finding:
         for arm in place.results.arms.values()
         if arm.kind == "matched" and not arm.name.startswith(_SURROGATES)
     ]
-    return _beats(place, dict.fromkeys((_SAME_COUNT, *matched)))
+    return _beats(place, dict.fromkeys((_MATCHED_LORA, *matched)), _beats_same_count)
 
 
 def _needs_entanglement(place: _Place) -> _Finding:
@@ -217,10 +217,10 @@ def _beats_surrogate(place: _Place) -> _Finding:
     return _beats(place, dict.fromkeys((_SURROGATE, *present)))
 
 
-def _beats(place: _Place, arms: Iterable[str]) -> _Finding:
+def _beats(place: _Place, arms: Iterable[str], judge: Callable[[_Place, str], _Finding] | None = None) -> _Finding:
     """Whether the adapter is better than every one of the arms: one that it does not beat is enough to miss a rung."""
     names = list(arms)
-    judged = [_beats_one(place, arm) for arm in names]
+    judged = [(judge or _beats_one)(place, arm) for arm in names]
     verdicts = [reached for reached, _ in judged]
     reached = False if False in verdicts else None if None in verdicts else True
     sentences = [evidence for _, evidence in judged]
@@ -245,6 +245,18 @@ def _beats_one(place: _Place, arm: str) -> _Finding:
     if comparison.mde is None or comparison.mde > place.margin_of(comparison):
         return None, f"{text}, {_blind(comparison)}"
     return False, f"{text}."
+
+
+def _beats_same_count(place: _Place, arm: str) -> _Finding:
+    """An arm that could not match the count decides only where the difference in numbers speaks against its result."""
+    reached, text = _beats_one(place, arm)
+    ours, theirs = (_trainable(place.finals(name)) for name in (place.adapter, arm))
+    if not theirs or abs(theirs - ours) <= SAME_COUNT * ours:
+        return reached, text
+    told = f"{text} It trains {theirs:,} numbers, not {ours:,}"
+    if reached is not None and reached == (theirs < ours):
+        return None, f"{told}, and does not decide."
+    return reached, f"{told}."
 
 
 def _is_faster(place: _Place) -> _Finding:

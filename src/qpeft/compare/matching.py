@@ -17,14 +17,12 @@ from torch import nn
 
 from qpeft.compare.counting import adapted, count_trained, share_text
 from qpeft.compare.knobs import KNOBS, Knob
+from qpeft.compare.results import SAME_COUNT
 from qpeft.errors import InputError
 from qpeft.training.keys import nearest
 
 #: as a share of the count aimed at: near enough not to try a variant of the method
 _NEAR = 0.01
-
-#: as a share: from here on two counts are not called the same
-_FAR = 0.05
 
 _HIGHEST = 2**20
 
@@ -53,7 +51,7 @@ class Match:
     @property
     def matches(self) -> bool:
         """Whether the counts are within 5 % of each other."""
-        return abs(self.difference) <= _FAR * self.target
+        return abs(self.difference) <= SAME_COUNT * self.target
 
     def sentence(self) -> str:
         """The count and the remaining difference."""

@@ -17,6 +17,10 @@ Stage = Literal["sweep", "final"]
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "train_loss", "eval_loss"})
 
 
+#: as a share: where trained numbers differ by more, they are not called the same count
+SAME_COUNT = 0.05
+
+
 @dataclass(frozen=True)
 class Accounting:
     """What a cell cost.

@@ -273,7 +273,9 @@ class QTHAConfig(PeftConfig):
                 "tensors and not linear layers; adapt the attention and dense layers with target_modules"
             )
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
-            raise InputError("layers_to_transform needs target_modules as a list of names (got a regular expression)")
+            raise InputError(
+                f"layers_to_transform needs target_modules as a list of names (got the text {self.target_modules!r})"
+            )
         if self.layers_pattern and self.layers_to_transform is None:
             raise InputError("layers_pattern says where layers_to_transform applies: give both, or neither")
 
