@@ -31,7 +31,7 @@ class Layer:
         n = program.n_qubits
 
         def one(x: Any, w: Any) -> Any:
-            circuit = tc.Circuit(n)
+            circuit = self.empty(n)
             angles = {"x": x, "w": w}
             for name, wires, source, index in program.steps:
                 gate = getattr(circuit, name.lower())
@@ -39,7 +39,8 @@ class Layer:
                     gate(*wires)
                 else:
                     gate(*wires, theta=angles[source][index])
-            probabilities = jnp.square(jnp.abs(circuit.state())).reshape([2] * n)
+                self.after_gate(circuit, wires)
+            probabilities = self.probabilities(circuit).reshape([2] * n)
             marginals = [probabilities.sum([axis for axis in range(n) if axis != wire]) for wire in range(n)]
             return jnp.stack([marginal[0] - marginal[1] for marginal in marginals])
 
@@ -50,6 +51,17 @@ class Layer:
             return outputs, *back(cotangent)
 
         self._forward, self._both = jax.jit(batched), jax.jit(differentiated)
+
+    @staticmethod
+    def empty(n_qubits: int) -> Any:
+        return tc.Circuit(n_qubits)
+
+    def after_gate(self, circuit: Any, wires: Any) -> None:
+        """Nothing happens between the gates of a circuit without noise."""
+
+    @staticmethod
+    def probabilities(circuit: Any) -> Any:
+        return jnp.square(jnp.abs(circuit.state()))
 
     def forward(self) -> Any:
         return jax.block_until_ready(self._forward(self.inputs, self.weights))

@@ -34,7 +34,7 @@ from qpeft.chips.template import NativeTemplate
 from qpeft.circuits import Circuit, Gate, Input, Observable
 from qpeft.errors import InputError
 from qpeft.simulators import NoiseModel, noisy_probabilities, run_noisy
-from qpeft.simulators.density import check_angles
+from qpeft.simulators.angles import check_angles
 
 _NO_WEIGHTS = torch.zeros(0, dtype=torch.float64, device="cpu")
 

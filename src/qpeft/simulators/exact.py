@@ -25,6 +25,7 @@ from torch import Tensor
 from qpeft.circuits import Circuit
 from qpeft.errors import InputError
 from qpeft.simulators import cuda, native
+from qpeft.simulators.angles import check_angles
 from qpeft.simulators.lightcone import LightConeEngine
 from qpeft.simulators.lowering import lower
 from qpeft.simulators.statevector import StateVectorEngine
@@ -58,20 +59,7 @@ def run(circuit: Circuit, inputs: Tensor, weights: Tensor, check: bool = True) -
             f"the exact simulator holds at most {MAX_QUBITS} qubits in memory (got {circuit.n_qubits}); "
             f"use fewer qubits."
         )
-    if inputs.dim() != 2 or inputs.shape[1] != circuit.n_inputs:
-        raise InputError(
-            f"inputs must have the shape (batch, {circuit.n_inputs}) (got {tuple(inputs.shape)}); "
-            f"the circuit takes {circuit.n_inputs} inputs."
-        )
-    if weights.dim() != 1 or weights.shape[0] != circuit.n_weights:
-        raise InputError(
-            f"weights must have the shape ({circuit.n_weights},) (got {tuple(weights.shape)}); "
-            f"the circuit takes {circuit.n_weights} weights."
-        )
-    if not (inputs.is_floating_point() and weights.is_floating_point()):
-        raise InputError(f"angles must be real floating point (got {inputs.dtype} and {weights.dtype}); cast them.")
-    if inputs.device != weights.device:
-        raise InputError(f"inputs are on {inputs.device}, weights on {weights.device}; move them to one device.")
+    check_angles(circuit, inputs, weights)
     if inputs.dtype != torch.float64:
         inputs = inputs.float()
     if type(inputs) is not Tensor or torch.compiler.is_compiling() or _functorch_active():

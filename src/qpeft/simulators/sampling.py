@@ -24,8 +24,9 @@ from torch import Tensor
 
 from qpeft.circuits import Circuit, Observable
 from qpeft.errors import InputError
+from qpeft.simulators.angles import check_angles
 from qpeft.simulators.bases import Setting, rotated, settings
-from qpeft.simulators.density import check_angles, run_noisy
+from qpeft.simulators.density import run_noisy
 from qpeft.simulators.exact import run
 from qpeft.simulators.noise import NoiseModel
 from qpeft.simulators.outcomes import probabilities
