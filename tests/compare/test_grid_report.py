@@ -226,6 +226,16 @@ def test_places_that_wait_are_named(tmp_path, no_plots):
     assert "Nothing is measured yet of small-llama, mawps." in page.text
 
 
+def test_each_base_has_its_own_labels(tmp_path, no_plots):
+    results = fabricate(FEW, bases=("one", "two"), n_items=40)
+    larger = replace(results.arms["lora-same-count"], label="LoRA, same count (r = 3)", note="44 more.")
+    _, _, _, values = write(replace(results, elsewhere={"two": {"lora-same-count": larger}}), tmp_path)
+    labels = [{arm["name"]: (arm["label"], arm["note"]) for arm in place["arms"]} for place in values["places"]]
+    assert labels[1].pop("lora-same-count") == (larger.label, larger.note)
+    assert labels[0].pop("lora-same-count") == ("LoRA, same count (r = 1)", "What lora-same-count is for.")
+    assert labels[0] == labels[1]
+
+
 def test_labels_reasons_and_titles_are_text_whatever_they_hold(tmp_path):
     results = fabricate(("adapter", "lora", "no-circuit"), seeds=(0, 1), n_items=20, steps=40, title=EVIL)
     arms = {

@@ -101,15 +101,16 @@ class Grid:
         if not self.arms:
             self._read_arms()
         found = (self.cells.find(part) for part in self._parts())
-        infos = {spec.name: spec.info for specs in reversed(self.arms.values()) for spec in specs}
+        infos = {base: {spec.name: spec.info for spec in specs} for base, specs in self.arms.items()}
         return GridResults(
             title=self.plan.title,
-            arms={spec.name: infos[spec.name] for specs in self.arms.values() for spec in specs},
+            arms=next(iter(infos.values())),
             cells=tuple(cell for cell in found if cell is not None),
             planned=self._planned(),
             metric={name: task.decides for name, task in self.plan.tasks.items()},
             command=f"qpeft compare {self.folder}",
             plan=yaml.safe_load(plan_yaml(self.plan)),
+            elsewhere=dict(list(infos.items())[1:]),
         )
 
     def _check_folder(self) -> None:

@@ -126,15 +126,16 @@ def measure_place(results: GridResults, base: str, task: str) -> PlaceNumbers:
     metric = results.metric.get(task, "train_loss")
     names = dict.fromkeys([metric, *(name for cell in cells for name in cell.metrics)])
     metrics = tuple(name for name in names if name not in LOSSES)
-    counts = {name: _trained(_by_arm(cells, name)) for name in results.arms}
-    reference = next((arm for arm in results.arms.values() if arm.kind == "reference" and counts[arm.name]), None)
+    infos = results.arms_on(base)
+    counts = {name: _trained(_by_arm(cells, name)) for name in infos}
+    reference = next((arm for arm in infos.values() if arm.kind == "reference" and counts[arm.name]), None)
     arms = tuple(
         _measure_arm(results, arm, _by_arm(cells, arm.name), metrics, counts[reference.name] if reference else 0)
-        for arm in results.arms.values()
+        for arm in infos.values()
     )
     place = PlaceNumbers(
         base, task, metric, metrics, reference.label if reference else None, arms,
-        cells=tuple(cell for name in results.arms for cell in _by_arm(cells, name)),
+        cells=tuple(cell for name in infos for cell in _by_arm(cells, name)),
     )  # fmt: skip
     try:
         comparisons = tuple(all_comparisons(results, base, task))

@@ -65,7 +65,7 @@ def write_grid_report(results: GridResults, folder: Path) -> GridReport:
     folder = Path(folder)
     places = [measure_place(results, base, task) for base, task in results.places()]
     progress = _progress(results)
-    pictures = {place.base + "/" + place.task: _draw(results, place, folder / "plots") for place in places}
+    pictures = {place.base + "/" + place.task: _draw(place, folder / "plots") for place in places}
     blocks: list[Block] = [Paragraph(progress[0], "" if _is_complete(results) else "warning")]
     blocks += [Paragraph(sentence, "warning") for sentence in progress[1:]]
     for place in places:
@@ -241,7 +241,7 @@ def _progress(results: GridResults) -> list[str]:
     return [first]
 
 
-def _draw(results: GridResults, place: PlaceNumbers, folder: Path) -> list[Picture]:
+def _draw(place: PlaceNumbers, folder: Path) -> list[Picture]:
     """The pictures of a place that there is something for."""
     base, task, metric = place.base, place.task, place.metric
     folder, stem = folder / base, task  # a folder each, since names may hold hyphens
@@ -257,7 +257,7 @@ def _draw(results: GridResults, place: PlaceNumbers, folder: Path) -> list[Pictu
                 (found.low, found.high) if found.low is not None and found.high is not None else (found.mean,) * 2
             )
             points.append((arm.info, int(arm.accounting["trainable"]), found.mean, low, high))
-    infos = results.arms
+    infos = {arm.info.name: arm.info for arm in place.arms}
     groups = [
         (grid_tables.name_of(measure) + (", points" if is_share(measure) else ""),
          [(infos[each.second], each) for each in grid_tables.comparisons_by(place, measure)

@@ -130,12 +130,13 @@ class GridResults:
 
     Attributes:
         title: Of the plan.
-        arms: By name, in the order of the plan.
+        arms: By name, in the order of the plan, as matched on the first base.
         cells: All measured cells.
         planned: Number of cells of the whole plan, for partial reports; 0 if unknown.
         metric: Of each task the measure that decides, a name in `CellResult.metrics`.
         command: What repeats the comparison.
         plan: The plan as written before the first step.
+        elsewhere: By base, arms whose size, and so label and note, are others there.
     """
 
     title: str
@@ -145,6 +146,12 @@ class GridResults:
     metric: dict[str, str] = field(default_factory=dict)
     command: str = ""
     plan: dict[str, Any] = field(default_factory=dict)
+    elsewhere: dict[str, dict[str, ArmInfo]] = field(default_factory=dict)
+
+    def arms_on(self, base: str) -> dict[str, ArmInfo]:
+        """All arms, in the order of the plan, as they were matched on a base."""
+        own = self.elsewhere.get(base, {})
+        return {name: own.get(name, arm) for name, arm in self.arms.items()}
 
     def places(self) -> list[tuple[str, str]]:
         """The (base, task) pairs that were measured, in the order of the cells."""
@@ -167,7 +174,7 @@ class GridResults:
     def arms_at(self, base: str, task: str, stage: Stage = "final") -> list[ArmInfo]:
         """Arms with at least one finished cell of a stage at a place, in the order of the plan."""
         present = {cell.arm for cell in self.select(base, task, stage=stage)}
-        return [arm for name, arm in self.arms.items() if name in present]
+        return [arm for name, arm in self.arms_on(base).items() if name in present]
 
 
 def chosen_rate(cells: Sequence[CellResult]) -> float | None:
