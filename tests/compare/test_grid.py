@@ -161,6 +161,21 @@ def test_finished_cells_of_another_comparison_are_taken_over(finished, llama_bas
         assert len(more.cells) == len(results.cells) + 4  # and of the arm that is evaluated otherwise
 
 
+def test_only_what_is_not_measured_yet_is_asked_for(finished, llama_base, tmp_path):
+    folder, plan, _, _ = finished
+    arms = [*plan.arms, {"name": "branch-off-again", "of": "adapter", "branch": "mean"}]
+    wider = make_plan(values(llama_base, tmp_path / "run", arms=arms, reuse=[str(folder)]))
+    asked = []
+
+    def engine(jobs, work, n_workers):
+        asked.extend(part["name"] for job in jobs for part in job["parts"])
+        yield from invented(lambda job: 1.0)(jobs, work, n_workers)
+
+    Grid(wider).run(engine)
+    assert len(asked) == 2
+    assert all("branch-off-again" in name for name in asked)
+
+
 def test_reuse_that_is_nothing_is_refused(llama_base, tmp_path):
     with pytest.raises(InputError, match="reuse names"):
         Grid(make_plan(values(llama_base, tmp_path / "run", reuse=[str(tmp_path / "nowhere")])))
@@ -240,7 +255,9 @@ def test_a_plan_that_could_not_start_may_be_mended(llama_base, tmp_path):
 
 
 def test_a_job_that_was_killed_after_training_goes_on(llama_base, tmp_path, monkeypatch):
-    plan = make_plan(values(llama_base, tmp_path / "run", arms=["adapter"], learning_rates=[1e-2]))
+    plan = make_plan(
+        values(llama_base, tmp_path / "run", arms=["adapter"], learning_rates=[1e-2], keep_adapters=True)
+    )
     jobs = []
 
     def first(values, work, n_workers):
@@ -257,5 +274,8 @@ def test_a_job_that_was_killed_after_training_goes_on(llama_base, tmp_path, monk
         with pytest.raises(MemoryError):
             work(jobs[0])
     patched = work(jobs[0])["cells"][0]
+    with monkeypatch.context() as patch:  # kept with the adapter, should the answer not arrive
+        patch.setattr(worker, "_measure", lambda *_: pytest.fail("it was measured again"))
+        assert work(jobs[0])["cells"][0]["items"] == patched["items"]
     fresh = Job.from_dict({**jobs[0], "recipe": {**jobs[0]["recipe"], "output": str(tmp_path / "fresh")}})
     assert patched["items"] == work(fresh.to_dict())["cells"][0]["items"]

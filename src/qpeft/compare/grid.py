@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -238,11 +238,11 @@ class Grid:
         """Do jobs until none is left; a sweep may add some when its best rate lies at an edge."""
         reported = time.monotonic()
         while True:
-            todo = [
-                job
+            rest = (
+                replace(job, parts=tuple(part for part in job.parts if self.cells.find(part) is None))
                 for job in jobs_by_now()
-                if job.name not in self.failures and any(self.cells.find(part) is None for part in job.parts)
-            ]
+            )
+            todo = [job for job in rest if job.parts and job.name not in self.failures]
             if not todo:
                 return
             by_name = {job.name: job for job in todo}

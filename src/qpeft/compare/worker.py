@@ -1,11 +1,13 @@
 """Doing one job of a comparison: train, measure, give back plain values. Runs in a process of an engine.
 
 The base model of the last job stays loaded. What is measured is always the adapter as it was saved, put on that base
-again, so that a job that was killed between training and measuring goes on where it stopped.
+again, so that a job that was killed between training and measuring goes on where it stopped; what it had measured
+lies in the run folder.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -32,8 +34,11 @@ from qpeft.training.datasets import held_out_examples, training_examples
 from qpeft.training.execution import ExecutionSection, executing
 from qpeft.training.recipe import Recipe, make_recipe
 from qpeft.training.run import TrainingResult, train
-from qpeft.training.run_folder import RunFolder, read_metrics, versions
+from qpeft.training.run_folder import RunFolder, read_metrics, versions, write_json
 from qpeft.training.target import attach_adapter
+
+#: folder of a run that holds what was measured of it, a file a part
+_MEASURED = "measured"
 
 #: samples of the validation set whose mean a branch is replaced by
 _REFERENCE_SAMPLES = 64
@@ -98,12 +103,28 @@ def _train(job: Job, bases: BaseModels) -> list[CellResult]:
         test = held_out_examples(recipe.data, recipe.evaluation.limit)
         cells = []
         for part in job.parts:
-            with _evaluated_as(part, model, recipe, bases):
-                cells.append(_cell(job, part, **{**trained, **_measure(model, recipe, bases, test)}))
+            file = folder.path / _MEASURED / f"{part.name}.json"
+            measured = _read_measured(file, part)
+            if measured is None:
+                with _evaluated_as(part, model, recipe, bases):
+                    measured = _measure(model, recipe, bases, test)
+                write_json(file, {"key": part.key, **measured})
+            cells.append(_cell(job, part, **{**trained, **measured}))
     if not job.keep_adapter:
         bases.release()
         shutil.rmtree(folder.path, ignore_errors=True)
     return cells
+
+
+def _read_measured(file: Path, part: Part) -> dict[str, Any] | None:
+    """What a job that was stopped had measured of a part; None where that is nothing, or something else."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if values.pop("key") != part.key:
+            return None
+        return {**values, "items": {name: tuple(column) for name, column in values["items"].items()}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _measure_base(job: Job, bases: BaseModels) -> list[CellResult]:
