@@ -204,6 +204,7 @@ def test_a_best_rate_at_an_edge_asks_for_a_further_one(llama_base, tmp_path):
     assert rates["adapter"] == [1e-3, 1e-2, 0.1, 1.0]
     assert rates["lora"] == [1e-4, 1e-3, 1e-2]
     assert {cell.learning_rate for cell in results.select("tiny", "sums", "adapter", "final")} == {1.0}
+    assert results.planned == len(results.cells) == 4 + 3 + 2 * 2
 
 
 def test_a_diverged_cell_is_kept_marked_and_not_chosen(llama_base, tmp_path):
@@ -217,6 +218,15 @@ def test_a_diverged_cell_is_kept_marked_and_not_chosen(llama_base, tmp_path):
     assert sweep[1].eval_loss is None
     assert {cell.learning_rate for cell in results.select("tiny", "sums", "lora", "final")} == {1e-3}
     assert "diverged" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_an_arm_that_diverges_at_every_rate_ends_with_its_sweep(llama_base, tmp_path):
+    plan = make_plan(
+        values(llama_base, tmp_path / "run", arms=["lora"], learning_rates=[1e29, 1e30], training={"max_steps": 4})
+    )
+    results = Grid(plan).run(in_this_process)
+    assert [cell.status for cell in results.cells] == ["diverged"] * 2
+    assert results.planned == 2
 
 
 def test_a_failed_cell_costs_no_other_one(llama_base, tmp_path):
@@ -255,9 +265,7 @@ def test_a_plan_that_could_not_start_may_be_mended(llama_base, tmp_path):
 
 
 def test_a_job_that_was_killed_after_training_goes_on(llama_base, tmp_path, monkeypatch):
-    plan = make_plan(
-        values(llama_base, tmp_path / "run", arms=["adapter"], learning_rates=[1e-2], keep_adapters=True)
-    )
+    plan = make_plan(values(llama_base, tmp_path / "run", arms=["adapter"], learning_rates=[1e-2], keep_adapters=True))
     jobs = []
 
     def first(values, work, n_workers):

@@ -218,14 +218,19 @@ class Grid:
                 yield from job.parts
 
     def _planned(self) -> int:
-        """Cells of the whole plan, without learning rates that may be added."""
+        """Cells of the whole plan; learning rates that may still be added are not foreseen."""
         total = 0
-        for base, _ in self.plan.pairs():
+        for base, task in self.plan.pairs():
             for spec in self.arms[base]:
-                trains = spec.adapter is not None or (spec.of is not None and self._spec(base, spec.of).adapter)
-                total += len(self.plan.seeds.final) if trains else 1
-                rates = spec.learning_rates or self.plan.learning_rates
-                if spec.adapter is not None and len(rates) > 1:
+                trained = spec if spec.of is None else self._spec(base, spec.of)
+                if trained.adapter is None:
+                    total += 1
+                    continue
+                rates = self._rates(base, task, trained)
+                swept = self._swept(base, task, trained, rates) if len(rates) > 1 else []
+                if not swept or chosen_rate(swept) is not None:  # what diverged at every rate is not trained again
+                    total += len(self.plan.seeds.final)
+                if spec is trained and len(rates) > 1:
                     total += len(rates) * len(self.plan.seeds.sweep)
         return total
 
