@@ -1,5 +1,6 @@
 """Jobs in processes: every answer once, processes that keep and that die, and nothing left running."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -25,6 +26,8 @@ def job_of(values):
         os.kill(os.getpid(), signal.SIGKILL)
     if values.get("always_dies"):
         os._exit(3)
+    if values.get("warns"):
+        logging.getLogger("qpeft.somewhere").warning(values["warns"])
     if values["n"] < 0:
         raise InputError("n must be positive")
     if values["n"] == 13:
@@ -50,6 +53,14 @@ def test_errors_come_back_as_answers_and_a_killed_process_costs_one_more_try(tmp
     assert isinstance(answers[3], QPeftError)
     assert "code 3" in str(answers[3])
     assert answers[4]["square"] == 16
+
+
+def test_a_warning_of_every_job_is_said_once(capfd):
+    jobs = [{"n": n, "warns": f"3 samples were cut{n // 3}"} for n in range(5)]
+    assert len(list(run_locally(jobs, job_of, n_workers=1))) == 5
+    assert [line for line in capfd.readouterr().err.splitlines() if "samples" in line] == [
+        "3 samples were cut0", "3 samples were cut1"
+    ]  # fmt: skip
 
 
 def test_workers_end_with_their_engine():

@@ -6,6 +6,7 @@ Ctrl-C is handed on, so that a training that runs saves a checkpoint first.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -114,6 +115,9 @@ def _serve(pipe: Connection, work: Work, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    warnings = logging.StreamHandler()
+    warnings.addFilter(_Once())
+    logging.getLogger("qpeft").addHandler(warnings)
     while True:
         try:
             job = pipe.recv()
@@ -129,6 +133,21 @@ def _serve(pipe: Connection, work: Work, threads: int) -> None:
             pipe.send(answer)
         except (OSError, KeyboardInterrupt):
             return
+
+
+class _Once(logging.Filter):
+    """Lets a message pass once: what a job warns of, such as samples that are too long, the next ones warn of too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if message in self._said:
+            return False
+        self._said.add(message)
+        return True
 
 
 def _end_with_parent() -> None:
