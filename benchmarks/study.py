@@ -9,6 +9,7 @@ In docs/results/study.md a table stands between two comments, of which the first
     <!-- rates: arithmetic mean_train_loss adapter lora ... -->    a loss of the sweep by learning rate
     <!-- executors: chip -->               the trained adapter, evaluated in several ways
     <!-- settings: search -->              the search: validation loss of the sweep, then fresh seeds
+    <!-- losses: smollm2-counsel -->       losses of the final runs
     <!-- end -->
 """
 
@@ -125,6 +126,17 @@ def settings(name: str) -> Iterable[Sequence[str]]:
             yield [arm["label"], *size_of(arm), f"{swept[arm['name']]:.3f}", *measures, accuracy]
 
 
+def losses(name: str) -> Iterable[Sequence[str]]:
+    place = place_of(name)
+    yield [
+        "arm",
+        *(f"{each}, nats a token" for each in ("mean train loss", "train loss", "validation loss", "test loss")),
+    ]
+    for arm in place["arms"]:
+        measures = ("mean_train_loss", "train_loss", "eval_loss", "loss")
+        yield [arm["label"], *(interval_of(arm, each, 1, 3) for each in measures)]
+
+
 def size_of(arm: dict[str, Any]) -> tuple[str, str]:
     """Trained numbers and learning rate."""
     return f"{int(arm['accounting'].get('trainable') or 0):,}", f"{arm['learning_rate']:g}" if arm[
@@ -163,7 +175,7 @@ def _mean_text(losses: Sequence[float | None]) -> str:
 
 
 KINDS: dict[str, Callable[..., Iterable[Sequence[str]]]] = {
-    "table": table, "rates": rates, "executors": executors, "settings": settings,
+    "table": table, "rates": rates, "executors": executors, "settings": settings, "losses": losses,
 }  # fmt: skip
 
 

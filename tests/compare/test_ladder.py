@@ -234,3 +234,16 @@ def test_a_loss_decides_where_no_measure_is_named():
     assert found.rung == 5
     assert "By train loss, with 5 seeds, p corrected" in found.rungs[1].evidence
     assert "The margin is 0.06" in found.rungs[1].evidence  # of LoRA's 1.21
+
+
+def test_the_margin_of_a_loss_is_a_share_of_what_lora_gained():
+    """LoRA takes 0.5 off a loss of 3.5: being 0.1 worse is no tie, though it is little of the loss."""
+    results = grid()
+    losses = {"base": 3.5, "lora": 3.0, "adapter": 3.1}
+    cells = [
+        replace(cell, metrics={"loss": losses.get(cell.arm, 3.2) + 0.001 * (len(cell.arm) * cell.seed % 5)}, items={})
+        for cell in results.cells
+    ]
+    second = verdict(replace(results, cells=tuple(cells), metric={"sums": "loss"})).rungs[1]
+    assert second.reached is False
+    assert "The margin is 0.0249" in second.evidence

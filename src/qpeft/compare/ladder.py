@@ -97,7 +97,7 @@ def climb(
         task: The task; `results.metric[task]` decides (without it the training loss).
         margin: How much worse than LoRA still is a tie, in the deciding measure's own unit: 0.02 are two points of
             accuracy. By default `margin` of the plan, or else two points, and for other measures five per cent of
-            LoRA's mean.
+            LoRA's distance from the frozen base, or of LoRA's mean where no base was measured.
         comparisons: Those of `all_comparisons`, if they are at hand.
 
     Raises:
@@ -138,7 +138,14 @@ class _Place:
             return self.margin
         if is_share(comparison.measure):
             return _MARGIN_OF_SHARES
-        return _MARGIN_OF_OTHERS * abs(self.against.get(_LORA, comparison).second_mean)
+        # what a loss begins at says more about the task than about the arms: a share of what LoRA took off it
+        begun = self.frozen(comparison.measure) or 0.0
+        return _MARGIN_OF_OTHERS * abs(begun - self.against.get(_LORA, comparison).second_mean)
+
+    def frozen(self, measure: str) -> float | None:
+        """What the frozen base has of a measure, if that was measured."""
+        arms = [arm.name for arm in self.results.arms_at(self.base, self.task) if arm.kind == "base"]
+        return value_of(self.finals(arms[0])[0], measure) if arms else None
 
     def missing(self, arm: str) -> str:
         diverged = self.finals(arm, done=False)
@@ -187,10 +194,10 @@ def _ties(place: _Place) -> _Finding:
 
 def _worth_a_tie(place: _Place, measure: str, evidence: str) -> _Finding:
     """Two arms that learn nothing tie as well: LoRA has to be better than the frozen base where there is one."""
-    frozen = [arm.name for arm in place.results.arms_at(place.base, place.task) if arm.kind == "base"]
-    if not frozen or value_of(place.finals(frozen[0])[0], measure) is None:
+    if place.frozen(measure) is None:
         return True, f"{evidence} No frozen base was measured, so that two arms which learn nothing would tie too."
-    learned = compare_arms(place.results, place.base, place.task, _LORA, frozen[0], measure)
+    frozen = next(arm.name for arm in place.results.arms_at(place.base, place.task) if arm.kind == "base")
+    learned = compare_arms(place.results, place.base, place.task, _LORA, frozen, measure)
     if learned.better == "first":
         return True, evidence
     return None, f"{evidence} But LoRA is not told apart from the frozen base here, and ties say nothing."

@@ -115,7 +115,7 @@ class Plan(_Strict):
     cache_activations: str | None = Field(None, description="keep activations below the adapters, up to so much: 2GB")
     keep_adapters: bool = Field(False, description="keep the trained adapters of the final cells")
     margin: float | None = Field(
-        None, gt=0, description="what still counts as a tie; null: 0.02 of an accuracy, 5 % of LoRA's loss"
+        None, gt=0, description="what still counts as a tie; null: 0.02 of an accuracy, 5 % of what LoRA gains"
     )
     reuse: list[str] = Field(default_factory=list, description="folders or .jsonl files with finished cells")
 
