@@ -52,7 +52,7 @@ def table(name: str) -> Iterable[Sequence[str]]:
     metric = place["metric"]
     share = "accuracy" in metric
     against = {each["second"]: each for each in place["comparisons"] if each["measure"] == metric}
-    heads = ["arm", "trained", "rate", "seeds", "train loss", "validation loss"]
+    heads = ["arm", "trained", "train loss", "validation loss"]
     points = ", points" if share else ""
     yield [
         *heads,
@@ -66,7 +66,7 @@ def table(name: str) -> Iterable[Sequence[str]]:
             continue
         each = against.get(arm["name"])
         yield [
-            arm["label"], *size_of(arm), str(len(arm["seeds"])),
+            arm["label"], size_of(arm)[0],
             "" if arm["kind"] == "evaluation" else mean_of(arm, "train_loss"),
             mean_of(arm, "eval_loss"),
             interval_of(arm, metric, 100 if share else 1, 1 if share else 3),
@@ -160,7 +160,7 @@ def interval_of(arm: dict[str, Any], measure: str, scale: float, digits: int) ->
 
 
 def named(measure: str) -> str:
-    return measure.replace("_", " ")
+    return "test loss" if measure == "loss" else measure.replace("_", " ")
 
 
 def _amount(difference: float | None, share: bool) -> str:
