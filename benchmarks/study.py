@@ -95,7 +95,12 @@ def executors(name: str) -> Iterable[Sequence[str]]:
     for cell in place["cells"]:
         by_arm.setdefault(cell["arm"], []).append(cell)
     exact = by_arm["adapter"]
-    yield ["circuits", f"validation loss, {len(exact)} seeds", "minus exact, mean", "strict accuracy, %"]
+    yield [
+        "circuits",
+        f"validation loss, {len(exact)} seed{'s' * (len(exact) > 1)}",
+        "minus exact, mean",
+        "strict accuracy, %",
+    ]
     for arm in place["arms"]:
         cells = sorted(by_arm.get(arm["name"], []), key=lambda cell: int(cell["seed"]))
         if arm["kind"] not in ("adapter", "evaluation") or not cells:
