@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import storm_client
@@ -206,7 +207,9 @@ def test_a_failure_ends_a_stream_with_an_error_event(served, serve, monkeypatch)
 
 
 def test_a_stream_that_outlasts_the_servers_patience_is_told(served, serve):
-    with serve(served, drain_seconds=0) as (client, _, server):
+    embeddings = served["lora"].model.get_input_embeddings()
+    slow = embeddings.register_forward_pre_hook(lambda *_: time.sleep(0.01))  # or it is done before the server stops
+    with slow, serve(served, drain_seconds=0) as (client, _, server):
         body = {"model": "lora", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 400, "seed": 1}
         connection, answer = client.send("POST", CHAT, {**body, "stream": True})
         assert answer.readline().startswith(b"data: ")
