@@ -144,9 +144,8 @@ def losses(name: str) -> Iterable[Sequence[str]]:
 
 def size_of(arm: dict[str, Any]) -> tuple[str, str]:
     """Trained numbers and learning rate."""
-    return f"{int(arm['accounting'].get('trainable') or 0):,}", f"{arm['learning_rate']:g}" if arm[
-        "learning_rate"
-    ] else ""
+    rate = f"{arm['learning_rate']:g}" if arm["learning_rate"] else ""
+    return f"{int(arm['accounting'].get('trainable') or 0):,}", rate
 
 
 def mean_of(arm: dict[str, Any], measure: str) -> str:

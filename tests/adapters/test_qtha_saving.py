@@ -65,7 +65,7 @@ def test_file_holds_the_adapter_alone(tmp_path):
     assert all(t.dtype == torch.float32 and t.dim() == 1 for t in tensors.values())
     settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert settings["peft_type"] == "QTHA"
-    assert (settings["library_name"], settings["library_version"]) == ("qpeft", qpeft.__version__)
+    assert (settings["library_name"], settings["qpeft_version"]) == ("qpeft", qpeft.__version__)
 
 
 @pytest.mark.parametrize("arch", ["ABC", "BE", "AB"])
@@ -167,11 +167,11 @@ def test_newer_formats_are_refused_and_newer_versions_reported(tmp_path, caplog)
     saved_pair(tmp_path)
     file = tmp_path / "adapter" / "adapter_config.json"
     settings = json.loads(file.read_text())
-    file.write_text(json.dumps({**settings, "library_version": "99.1.0"}))
+    file.write_text(json.dumps({**settings, "qpeft_version": "99.1.0"}))
     with caplog.at_level(logging.WARNING):
         qpeft.load(tmp_path / "adapter", base_model=llama())
     assert "made by qpeft 99.1.0, newer than the installed" in caplog.text
-    newer = {**settings, "library_version": "99.1.0", "format_version": 2, "entanglers": "new"}
+    newer = {**settings, "qpeft_version": "99.1.0", "format_version": 2, "entanglers": "new"}
     file.write_text(json.dumps(newer))
     for loader in (qpeft.load, lambda path, base_model: PeftModel.from_pretrained(base_model, path)):
         with (

@@ -21,15 +21,24 @@ def check_angles(circuit: Circuit, inputs: Tensor, weights: Tensor) -> None:
             f"inputs must have the shape (batch, {circuit.n_inputs}) (got {tuple(inputs.shape)}); "
             f"the circuit takes {circuit.n_inputs} inputs."
         )
+    check_weights(circuit, weights)
+    if not (inputs.is_floating_point() and weights.is_floating_point()):
+        raise InputError(f"angles must be real floating point (got {inputs.dtype} and {weights.dtype}); cast them.")
+    if inputs.device != weights.device:
+        raise InputError(f"inputs are on {inputs.device}, weights on {weights.device}; move them to one device.")
+
+
+def check_weights(circuit: Circuit, weights: Tensor) -> None:
+    """Make sure that weights ``(n_weights,)`` are as many as a circuit takes.
+
+    Raises:
+        InputError: Another shape.
+    """
     if weights.dim() != 1 or weights.shape[0] != circuit.n_weights:
         raise InputError(
             f"weights must have the shape ({circuit.n_weights},) (got {tuple(weights.shape)}); "
             f"the circuit takes {circuit.n_weights} weights."
         )
-    if not (inputs.is_floating_point() and weights.is_floating_point()):
-        raise InputError(f"angles must be real floating point (got {inputs.dtype} and {weights.dtype}); cast them.")
-    if inputs.device != weights.device:
-        raise InputError(f"inputs are on {inputs.device}, weights on {weights.device}; move them to one device.")
 
 
 def check_finite(inputs: Tensor, weights: Tensor) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from qpeft.circuits import Circuit, Input, simplified_two_design
 from qpeft.errors import InputError
+from qpeft.simulators.angles import check_weights
 from qpeft.tensornet.orthogonal_engine import OrthogonalEngine
 from qpeft.tensornet.orthogonal_plan import make_plan
 
@@ -178,11 +179,7 @@ def _check(circuit: Circuit, weights: Tensor) -> int:
             f"the circuit takes {circuit.n_inputs} inputs, but an orthogonal matrix has none; leave their gates out "
             f"(see pauli_circuit) or fix them with Circuit.bind(inputs=...)."
         )
-    if weights.dim() != 1 or weights.shape[0] != circuit.n_weights:
-        raise InputError(
-            f"weights must have the shape ({circuit.n_weights},) (got {tuple(weights.shape)}); "
-            f"the circuit takes {circuit.n_weights} weights."
-        )
+    check_weights(circuit, weights)
     if not weights.is_floating_point():
         raise InputError(f"weights must be real floating point (got {weights.dtype}); cast them.")
     return 1 << circuit.n_qubits

@@ -46,8 +46,8 @@ class ModelSection(_Section):
 
 #: fields of adapter configs that the run, and not the recipe, decides
 _NOT_FOR_RECIPES = frozenset({
-    "auto_mapping", "base_model_name_or_path", "format_version", "inference_mode", "library_version", "peft_type",
-    "peft_version", "revision", "task_type",
+    "auto_mapping", "base_model_name_or_path", "format_version", "inference_mode", "peft_type", "peft_version",
+    "qpeft_version", "revision", "task_type",
 })  # fmt: skip
 
 

@@ -107,7 +107,7 @@ class QTHAConfig(PeftConfig):
             Not supported; present so that it is refused with a sentence.
         library_name (`str`):
             Package that reads this file.
-        library_version (`str`, *optional*):
+        qpeft_version (`str`, *optional*):
             Version of that package which made the adapter.
         format_version (`int`):
             Version of the format of the saved adapter.
@@ -164,7 +164,7 @@ class QTHAConfig(PeftConfig):
     )
     target_parameters: list[str] | None = field(default=None, metadata={"help": "Not supported."})
     library_name: str = field(default="qpeft", metadata={"help": "Package that reads this file."})
-    library_version: str | None = field(default=None, metadata={"help": "Version which made the adapter."})
+    qpeft_version: str | None = field(default=None, metadata={"help": "Version which made the adapter."})
     format_version: int = field(default=FORMAT_VERSION, metadata={"help": "Version of the saved format."})
 
     def __post_init__(self) -> None:
@@ -198,16 +198,16 @@ class QTHAConfig(PeftConfig):
     def _check_origin(self) -> None:
         if self.format_version > FORMAT_VERSION:
             raise InputError(
-                f"this adapter was saved in format {self.format_version} by qpeft {self.library_version}, and qpeft "
+                f"this adapter was saved in format {self.format_version} by qpeft {self.qpeft_version}, and qpeft "
                 f"{__version__} reads formats up to {FORMAT_VERSION}: upgrade with `pip install -U qpeft`"
             )
-        if self.library_version is None:
-            self.library_version = __version__
-        elif Version(self.library_version).release[:2] > Version(__version__).release[:2]:
+        if self.qpeft_version is None:
+            self.qpeft_version = __version__
+        elif Version(self.qpeft_version).release[:2] > Version(__version__).release[:2]:
             logger.warning(
                 "this adapter was made by qpeft %s, newer than the installed %s; it will load, but upgrade with "
                 "`pip install -U qpeft` if its results differ",
-                self.library_version,
+                self.qpeft_version,
                 __version__,
             )
 
